@@ -1,0 +1,1 @@
+"""Experiments: one module or folder each, run as `python -m experiments.NAME`."""

@@ -1,0 +1,70 @@
+"""MINE: a critic trained on one data set to maximise the Donsker–Varadhan bound."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from experiments.baselines.neural import Critic, Objective, Schedule, fit, log_mean_exp
+from experiments.baselines.protocol import Estimate
+
+__all__ = ["MINE", "DonskerVaradhan"]
+
+
+class DonskerVaradhan(Objective):
+    r"""E_joint[T] − log E_product[exp T], with the moving-average correction of its gradient.
+
+    The gradient of the log-mean-exp over a batch is biased; MINE divides by a moving average of
+    the mean instead of the batch's own (Eq. 12 of the paper).
+
+    Arguments:
+        decay: The weight of the past in the moving average.
+        shifts: The number of derangements over which a held-out value is averaged.
+    """
+
+    def __init__(self, decay: float = 0.9, shifts: int = 8) -> None:
+        self.decay = decay
+        self.shifts = shifts
+        self._log_average = -math.inf
+
+    def loss(self, critic: Critic, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
+        """Minus the bound on a batch; its value is not the bound, its gradient is the MINE one."""
+        shuffled = critic(x, y[torch.randperm(len(y), generator=generator)])
+        product = log_mean_exp(shuffled)
+        now = product.item()
+        if math.isinf(self._log_average):
+            self._log_average = now
+        else:
+            past = math.log(self.decay) + self._log_average
+            terms = torch.tensor([past, math.log1p(-self.decay) + now], dtype=torch.float64)
+            self._log_average = terms.logsumexp(0).item()
+        return math.exp(now - self._log_average) * product - critic(x, y).mean()
+
+    def value(self, critic: Critic, x: Tensor, y: Tensor) -> float:
+        """The bound on held-out pairs; each x meets the y of `shifts` others, never its own."""
+        n = len(x)
+        steps = sorted({1 + s * (n - 1) // self.shifts for s in range(self.shifts)})
+        product = torch.stack([critic(x, y.roll(step, 0)) for step in steps])
+        return (critic(x, y).mean() - log_mean_exp(product)).item()
+
+
+@dataclass(frozen=True)
+class MINE:
+    r"""Mutual information neural estimation.
+
+    Arguments:
+        schedule: How the critic is trained.
+
+    References:
+        | MINE: Mutual Information Neural Estimation (Belghazi et al., 2018)
+        | https://arxiv.org/abs/1801.04062
+    """
+
+    schedule: Schedule = field(default_factory=Schedule)
+
+    def __call__(self, x: Tensor, y: Tensor, seed: int = 0) -> Estimate:
+        """Estimate I(x; y) from x of shape `(n, dx)` and y of shape `(n, dy)`."""
+        return fit(DonskerVaradhan, x, y, seed, self.schedule)

@@ -1,0 +1,152 @@
+r"""Canonical coordinates: what is left of two sides after every linear map of either is undone.
+
+x and y are whitened and rotated to their canonical (CCA) coordinates, strongest pair first.
+Mutual information is unchanged, and the network never has to learn that it is.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+__all__ = ["Canonical", "canonicalise"]
+
+# Directions whose variance is below this share of the mean variance count as collapsed.
+RIDGE = 1e-6
+# Lorentzian broadening of 1/(s_j² − s_i²): keeps gradients finite where canonical correlations
+# coincide and the coordinates themselves are not defined.
+BROADENING = 1e-12
+
+
+class Canonical(NamedTuple):
+    """Two sides in canonical coordinates, padded to one width, with the maps that led there.
+
+    Attributes:
+        u: the first side's coordinates, shape (b, n, width).
+        v: the second side's coordinates, shape (b, n, width).
+        rho: canonical correlations in descending order, shape (b, width), zero-padded.
+        widths: true widths of the first and the second side, shape (b, 2).
+        swapped: where y became the first side, shape (b,).
+        x_map: affine map of x's scores to its coordinates, shape (b, dx + 1, width).
+        y_map: the same of y, shape (b, dy + 1, width).
+    """
+
+    u: Tensor
+    v: Tensor
+    rho: Tensor
+    widths: Tensor
+    swapped: Tensor
+    x_map: Tensor
+    y_map: Tensor
+
+
+def canonicalise(x: Tensor, y: Tensor, width: int) -> Canonical:
+    r"""Brings normal scores to canonical coordinates, in float64.
+
+    Signs and sides are fixed by rules that depend on the data alone: each pair of coordinates is
+    flipped so that the sum of their third moments is positive; the wider side comes first, and of
+    two equally wide ones that with the larger fourth moment. Coordinates of the wider side that
+    have no partner are rotated to the principal axes of their covariance weighted by the squared
+    norm of the other side. Hence neither a linear map of a side nor exchanging the two matters.
+
+    Args:
+        x: scores, shape (b, n, dx), dx ≤ width.
+        y: scores, shape (b, n, dy), dy ≤ width.
+        width: the width to pad to.
+
+    Returns:
+        The canonical coordinates; differentiable in `x` and `y`, rotations included.
+    """
+    b, _, dx = x.shape
+    dy = y.shape[-1]
+    x_white, x_maps = _whiten(x.double())
+    y_white, y_maps = _whiten(y.double())
+    cross = x_white.mT @ y_white / x.shape[1]
+    x_turn, rho, y_turn = _singular_vectors(cross)
+    x_turn = _turn_unpaired(x_white, x_turn, y_white, dy)
+    y_turn = _turn_unpaired(y_white, y_turn, x_white, dx)
+    u, v = pad(x_white @ x_turn, (0, width - dx)), pad(y_white @ y_turn, (0, width - dy))
+
+    with torch.no_grad():
+        skew = u.pow(3).mean(-2) + v.pow(3).mean(-2)
+        sign = torch.where(skew < 0, -1.0, 1.0)
+        tails = u.pow(4).mean((-1, -2)) < v.pow(4).mean((-1, -2))
+        swapped = tails if dx == dy else torch.full_like(tails, dx < dy)
+        widths = torch.tensor([[dx, dy]], device=u.device).expand(b, 2)
+        widths = torch.where(swapped[:, None], widths.flip(-1), widths)
+    u, v = u * sign[:, None], v * sign[:, None]
+    first = torch.where(swapped[:, None, None], v, u)
+    second = torch.where(swapped[:, None, None], u, v)
+    return Canonical(
+        first,
+        second,
+        pad(rho, (0, width - rho.shape[-1])),
+        widths,
+        swapped,
+        pad(x_maps @ x_turn, (0, width - dx)) * sign[:, None],
+        pad(y_maps @ y_turn, (0, width - dy)) * sign[:, None],
+    )
+
+
+def _whiten(z: Tensor) -> tuple[Tensor, Tensor]:
+    """Whitened samples, and the affine map (b, d + 1, d) that whitens, offset in the last row."""
+    b, n, d = z.shape
+    mean = z.mean(-2, keepdim=True)
+    centred = z - mean
+    covariance = centred.mT @ centred / n
+    scale = covariance.diagonal(dim1=-2, dim2=-1).mean(-1)[:, None, None]
+    eye = torch.eye(d, dtype=z.dtype, device=z.device)
+    # The absolute part only matters for a side that is constant as a whole.
+    factor = torch.linalg.cholesky(covariance + (RIDGE * scale + 1e-12) * eye)
+    matrix = torch.linalg.solve_triangular(factor, eye.expand(b, d, d), upper=False).mT
+    return centred @ matrix, torch.cat([matrix, -mean @ matrix], -2)
+
+
+def _singular_vectors(cross: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    r"""Full singular vectors and values of (b, dx, dy), differentiable to first order.
+
+    The decomposition itself is taken without gradient; what its factors do when `cross` moves
+    is added as a term that is zero in value: with M = Uᵀ dK V, U turns by U Ω_x and V by V Ω_y,
+
+        Ω_x,ij = (s_j M_ij + s_i M_ji) / (s_j² − s_i²),  Ω_y,ij = (s_i M_ij + s_j M_ji) / (same).
+    """
+    dx, dy = cross.shape[-2:]
+    with torch.no_grad():
+        u, s, vh = torch.linalg.svd(cross, full_matrices=True)
+        v = vh.mT
+    if not cross.requires_grad:
+        return u, s, v
+    d = max(dx, dy)
+    moved = u.mT @ cross @ v
+    moved = pad(moved - moved.detach(), (0, d - dy, 0, d - dx))
+    s_padded = pad(s, (0, d - s.shape[-1]))
+    s_row, s_column = s_padded[:, :, None], s_padded[:, None, :]
+    inverse = _inverse_gap(s_column**2 - s_row**2)
+    turn_u = (s_column * moved + s_row * moved.mT) * inverse
+    turn_v = (s_row * moved + s_column * moved.mT) * inverse
+    rank = s.shape[-1]
+    s = s + moved.diagonal(dim1=-2, dim2=-1)[:, :rank]
+    return u + u @ turn_u[:, :dx, :dx], s, v + v @ turn_v[:, :dy, :dy]
+
+
+def _turn_unpaired(white: Tensor, turn: Tensor, other: Tensor, paired: int) -> Tensor:
+    """Rotates the coordinates beyond `paired`, which CCA leaves free, to a basis of their own."""
+    if white.shape[-1] - paired < 2:
+        return turn
+    free = white @ turn[..., paired:]
+    weight = other.pow(2).sum(-1, keepdim=True)
+    moment = (free * weight).mT @ free / white.shape[1]
+    with torch.no_grad():
+        values, axes = torch.linalg.eigh(moment)
+    if moment.requires_grad:
+        moved = axes.mT @ moment @ axes
+        gap = values[:, None, :] - values[:, :, None]
+        axes = axes + axes @ ((moved - moved.detach()) * _inverse_gap(gap))
+    return torch.cat([turn[..., :paired], turn[..., paired:] @ axes], -1)
+
+
+def _inverse_gap(gap: Tensor) -> Tensor:
+    return gap / (gap**2 + BROADENING)

@@ -1,0 +1,158 @@
+"""Weights on disk: safetensors with a strict JSON header and a checksum; no pickle."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, fields
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from .errors import CheckpointError
+from .hypernet import Architecture
+
+__all__ = ["PREPROCESSING", "Header", "available", "from_bytes", "load_weights", "save_weights", "to_bytes"]
+
+FORMAT = 1
+# Names the data path that the weights were trained behind. A change to copula, canonical
+# coordinates, shuffling or critic that alters what the network sees needs a new name.
+PREPROCESSING = "normal-scores/canonical-1"
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a weights file says of itself.
+
+    Attributes:
+        architecture: sizes of the network.
+        preprocessing: name of the data path, see `PREPROCESSING`.
+        trained_n: least and greatest sample size in training.
+        trained_width: least and greatest width of a side in training.
+        trained_mi: greatest mutual information, in nats, of all but 1 % of the training data.
+        steps: training steps taken.
+        seed: seed of the training data.
+        training: further settings of the training run, for the record.
+    """
+
+    architecture: Architecture
+    preprocessing: str
+    trained_n: tuple[int, int]
+    trained_width: tuple[int, int]
+    trained_mi: float
+    steps: int
+    seed: int
+    training: dict[str, Any]
+
+
+def available() -> list[str]:
+    """Names of the packaged weights."""
+    folder = _folder()
+    names = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
+    return sorted(n.removesuffix(".safetensors") for n in names if n.endswith(".safetensors"))
+
+
+def save_weights(path: str | Path, state: dict[str, Tensor], header: Header) -> None:
+    """Writes weights with their header; a file that exists is replaced in one move."""
+    path = Path(path)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_bytes(to_bytes(state, header))
+    partial.replace(path)
+
+
+def to_bytes(state: dict[str, Tensor], header: Header) -> bytes:
+    """Weights and header as the content of a safetensors file."""
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    text = json.dumps(asdict(header) | {"format": FORMAT}, sort_keys=True)
+    return save(state, {"flashmi": text, "sha256": _checksum(text, state)})
+
+
+def load_weights(name_or_path: str | Path) -> tuple[dict[str, Tensor], Header]:
+    """Reads and verifies weights.
+
+    Args:
+        name_or_path: a packaged name (see :func:`available`) or the path of a file.
+
+    Raises:
+        CheckpointError: the file is missing, truncated, altered, foreign or of another version.
+    """
+    path = _find(name_or_path)
+    try:
+        return from_bytes(path.read_bytes(), str(path))
+    except OSError as error:
+        raise CheckpointError(f"`{path}` cannot be read: {error}.") from error
+
+
+def from_bytes(content: bytes, origin: str = "the content") -> tuple[dict[str, Tensor], Header]:
+    """Reads and verifies what :func:`to_bytes` made; errors as in :func:`load_weights`."""
+    try:
+        state = load(content)
+        # safetensors: eight bytes of length, then a JSON header that holds the metadata.
+        length = int.from_bytes(content[:8], "little")
+        metadata = json.loads(content[8 : 8 + length]).get("__metadata__", {})
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise CheckpointError(
+            f"`{origin}` is no readable safetensors file ({error}): it is truncated or foreign; "
+            "install the package again or copy the file anew."
+        ) from error
+    text = metadata.get("flashmi")
+    if text is None:
+        raise CheckpointError(f"`{origin}` has no flashmi header: it is another model's file.")
+    if metadata.get("sha256") != _checksum(text, state):
+        raise CheckpointError(
+            f"`{origin}` does not match its checksum: it was altered or damaged; copy it anew."
+        )
+    return state, _parse(text, origin)
+
+
+def _find(name_or_path: str | Path) -> Path:
+    if isinstance(name_or_path, str) and name_or_path in available():
+        return Path(str(_folder() / f"{name_or_path}.safetensors"))
+    path = Path(name_or_path)
+    if not path.is_file():
+        raise CheckpointError(
+            f"`name_or_path` {str(name_or_path)!r} is neither a packaged name "
+            f"({', '.join(available()) or 'none is packaged'}) nor a file."
+        )
+    return path
+
+
+def _folder() -> Any:
+    return files("flashmi_reg.pretrained") / "weights"
+
+
+def _checksum(text: str, state: dict[str, Tensor]) -> str:
+    digest = hashlib.sha256(text.encode())
+    for name in sorted(state):
+        tensor = state[name]
+        digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _parse(text: str, origin: str) -> Header:
+    try:
+        content = json.loads(text)
+        if content.pop("format") != FORMAT:
+            raise CheckpointError(f"`{origin}` is of another format version than {FORMAT}.")
+        if content.keys() != {field.name for field in fields(Header)}:
+            raise ValueError(f"fields {sorted(content)}")
+        content["architecture"] = Architecture(**content["architecture"])
+        for pair in ("trained_n", "trained_width"):
+            low, high = content[pair]
+            content[pair] = (int(low), int(high))
+        content["trained_mi"] = float(content["trained_mi"])
+        header = Header(**content)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(f"`{origin}` has a malformed flashmi header: {error}.") from error
+    if header.preprocessing != PREPROCESSING:
+        raise CheckpointError(
+            f"`{origin}` was trained behind {header.preprocessing!r}, this version computes "
+            f"{PREPROCESSING!r}: use the version of flashmi_reg that made the file."
+        )
+    return header

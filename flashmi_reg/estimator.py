@@ -1,0 +1,188 @@
+"""The one data path: x, y → copula → canonical → hypernetwork → critic → estimate."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .canonical import Canonical, canonicalise
+from .copula import Marginals, normal_scores
+from .critic import donsker_varadhan
+from .hypernet import CriticParameters, HyperNetwork, Pairs
+
+__all__ = ["Critic", "Estimation", "derange", "estimate_scores", "shuffle_copies"]
+
+# The hypernetwork reads at most this many samples; larger data are read in part, evaluated in full.
+READ_LIMIT = 8192
+# Samples evaluated at once when there are more than the network reads: bounds memory.
+CHUNK = 32_768
+
+
+def shuffle_copies(n: int) -> int:
+    """Number of derangements used at sample size n: four for few samples, one from 2,048 on."""
+    return min(4, max(1, 2048 // n))
+
+
+def derange(n: int, copies: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Pairs of the product of marginals: indices (copies · n,) of either side, never equal.
+
+    A random cyclic order is drawn, and each copy pairs every sample with the one a random number
+    of places further on; no pair comes twice.
+    """
+    device = generator.device
+    order = torch.randperm(n, generator=generator, device=device)
+    steps = 1 + torch.randperm(n - 1, generator=generator, device=device)[:copies]
+    place = torch.arange(n, device=device)
+    return order.repeat(copies), order[(place + steps[:, None]) % n].flatten()
+
+
+class Estimation(NamedTuple):
+    """What one pass over data sets yields.
+
+    Attributes:
+        value: Donsker–Varadhan estimate in nats, shape (b,).
+        data: canonical form of the samples.
+        parameters: of the critic.
+    """
+
+    value: Tensor
+    data: Canonical
+    parameters: CriticParameters
+
+
+def estimate_scores(
+    network: HyperNetwork, x: Tensor, y: Tensor, generator: torch.Generator, *, frozen: bool
+) -> Estimation:
+    """Estimates MI from normal scores.
+
+    Args:
+        network: the pretrained network.
+        x: scores of x, shape (b, n, dx).
+        y: scores of y, shape (b, n, dy).
+        generator: draws the derangements.
+        frozen: whether gradients hold the critic and all transforms fixed ("critic"), or pass
+            through everything ("full").
+    """
+    x, y = _ordered(x, y)
+    n = x.shape[1]
+    if n > READ_LIMIT:
+        return _estimate_large(network, x, y, generator, frozen=frozen)
+    index = tuple(part.to(x.device) for part in derange(n, shuffle_copies(n), generator))
+    track = torch.is_grad_enabled() and (x.requires_grad or y.requires_grad)
+    with torch.set_grad_enabled(track and not frozen):
+        data = canonicalise(x, y, network.architecture.width)
+        joint, shuffled = _pairs(network, data.u, data.v, index)
+        parameters, at_joint, at_shuffled = network(data, joint, shuffled)
+    if track and frozen:
+        u, v = _coordinates(data, x, y)
+        joint, shuffled = _pairs(network, u, v, index)
+        at_joint = network.evaluate(parameters, joint)
+        at_shuffled = network.evaluate(parameters, shuffled)
+    return Estimation(donsker_varadhan(at_joint, at_shuffled), data, parameters)
+
+
+def _estimate_large(
+    network: HyperNetwork, x: Tensor, y: Tensor, generator: torch.Generator, *, frozen: bool
+) -> Estimation:
+    """The critic is read off a random subset; the averages run over all samples, in chunks."""
+    n = x.shape[1]
+    chosen = torch.randperm(n, generator=generator, device=generator.device)[:READ_LIMIT]
+    chosen = chosen.sort().values.to(x.device)
+    with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
+        _, data, parameters = estimate_scores(
+            network, x[:, chosen], y[:, chosen], generator, frozen=False
+        )
+    first, second = (part.to(x.device) for part in derange(n, 1, generator))
+    joint, shuffled = [], []
+    for start in range(0, n, CHUNK):
+        block = slice(start, start + CHUNK)
+        u, v = _coordinates(data, x[:, block], y[:, block])
+        joint.append(_evaluate(network, parameters, u, v))
+        swapped = data.swapped[:, None]
+        pick_x = torch.where(swapped, second[block], first[block])
+        pick_y = torch.where(swapped, first[block], second[block])
+        u, v = _coordinates(data, _rows(x, pick_x), _rows(y, pick_y))
+        shuffled.append(_evaluate(network, parameters, u, v))
+    value = donsker_varadhan(torch.cat(joint, 1), torch.cat(shuffled, 1))
+    return Estimation(value, data, parameters)
+
+
+class Critic:
+    r"""A data set's critic: pointwise mutual information at any pairs, new ones included.
+
+    Args:
+        network: the pretrained network.
+        x: the samples of x that it was read from, shape (n, dx) or (b, n, dx).
+        y: the samples of y.
+        estimation: what the pass over them yielded.
+    """
+
+    def __init__(self, network: HyperNetwork, x: Tensor, y: Tensor, estimation: Estimation) -> None:
+        self._network = network
+        self._batched = x.ndim == 3
+        self._x, self._y = Marginals(_batch(x)), Marginals(_batch(y))
+        self._data, self._parameters = estimation.data, estimation.parameters
+
+    def __call__(self, x: Tensor, y: Tensor) -> Tensor:
+        """PMI, log p(x, y)/(p(x) p(y)), in nats; differentiable in both arguments.
+
+        Args:
+            x: shape (m, dx), or (b, m, dx) if the critic was read from a batch.
+            y: shape (m, dy), or (b, m, dy).
+
+        Returns:
+            Shape (m,) or (b, m).
+        """
+        u, v = _coordinates(self._data, self._x(_batch(x)), self._y(_batch(y)))
+        with torch.autocast(x.device.type, enabled=False):
+            value = _evaluate(self._network, self._parameters, u, v).to(x.dtype)
+        return value if self._batched else value[0]
+
+
+def _batch(x: Tensor) -> Tensor:
+    return x if x.ndim == 3 else x[None]
+
+
+def _ordered(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Samples in an order that depends on their values alone, so that theirs does not matter."""
+    with torch.no_grad():
+        key = sum(
+            side.double() @ torch.linspace(1, 2, side.shape[-1], device=side.device).double().sin()
+            for side in (x, y)
+        )
+        order = key.argsort(-1)
+    return _rows(x, order), _rows(y, order)
+
+
+def _rows(samples: Tensor, index: Tensor) -> Tensor:
+    return samples.gather(1, index[..., None].expand(*index.shape, samples.shape[-1]))
+
+
+def _pairs(
+    network: HyperNetwork, u: Tensor, v: Tensor, index: tuple[Tensor, ...]
+) -> tuple[Pairs, Pairs]:
+    dtype = network.shrink.weight.dtype
+    u, v = u.to(dtype), v.to(dtype)
+    return Pairs(u, v), Pairs(u[:, index[0]], v[:, index[1]])
+
+
+def _coordinates(data: Canonical, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Canonical coordinates of scores by the maps of a data set, held fixed or not as they are."""
+    x = x.double() @ data.x_map[:, :-1] + data.x_map[:, -1:]
+    y = y.double() @ data.y_map[:, :-1] + data.y_map[:, -1:]
+    swapped = data.swapped[:, None, None]
+    return torch.where(swapped, y, x), torch.where(swapped, x, y)
+
+
+def _evaluate(
+    network: HyperNetwork, parameters: CriticParameters, u: Tensor, v: Tensor
+) -> Tensor:
+    dtype = network.shrink.weight.dtype
+    return network.evaluate(parameters, Pairs(u.to(dtype), v.to(dtype)))
+
+
+def scores_of(x: Tensor) -> Tensor:
+    """Normal scores of samples (n, d) or (b, n, d), with a batch dimension."""
+    return normal_scores(_batch(x))

@@ -1,0 +1,121 @@
+"""Checks of what users hand in: an error where nothing can be computed, a warning where it may mislead."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .checkpoint import Header
+from .errors import InputError
+
+__all__ = ["check_pair", "support_warnings"]
+
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+# Share of samples of a coordinate that have an equal: above it, ranks are no longer those of a
+# continuous variable, which the copula transform presumes.
+TIED_SHARE = 0.1
+
+
+def check_pair(x: Tensor, y: Tensor, header: Header) -> None:
+    """Raises :class:`InputError` unless `x` and `y` are samples that can be estimated from.
+
+    Args:
+        x: shape (n, dx) or (b, n, dx).
+        y: shape (n, dy) or (b, n, dy).
+        header: of the weights; gives the least n and the greatest width.
+    """
+    for name, value in (("x", x), ("y", y)):
+        _check_side(name, value, header)
+    if x.ndim != y.ndim or x.shape[:-1] != y.shape[:-1]:
+        raise InputError(
+            f"`x` and `y` must pair up sample by sample: received shapes {tuple(x.shape)} and "
+            f"{tuple(y.shape)}; all but the last dimension must be equal."
+        )
+    if x.device != y.device:
+        raise InputError(
+            f"`x` is on {x.device} and `y` on {y.device}: move them to one device."
+        )
+    n, least = x.shape[-2], header.trained_n[0]
+    if n < least:
+        raise InputError(
+            f"`x` and `y` hold n = {n} samples; the network was trained for n >= {least}: "
+            "collect more samples, e.g. a larger batch or several batches together."
+        )
+
+
+def _check_side(name: str, value: Tensor, header: Header) -> None:
+    if not isinstance(value, Tensor):
+        raise InputError(f"`{name}` must be a torch.Tensor, received {type(value).__name__}.")
+    if value.ndim not in (2, 3):
+        hint = f": use `{name}[:, None]` for one variable" if value.ndim == 1 else ""
+        raise InputError(
+            f"`{name}` must have shape (n, d) or (b, n, d), received {tuple(value.shape)}{hint}."
+        )
+    if value.dtype not in FLOATS:
+        raise InputError(
+            f"`{name}` must be real and floating point, received {value.dtype}: continuous values "
+            f"can be cast with `{name}.float()`; class labels need a one-hot or ordinal coding "
+            "as floats, and ties among them come with a warning."
+        )
+    if value.numel() == 0:
+        raise InputError(f"`{name}` is empty: received shape {tuple(value.shape)}.")
+    width = header.trained_width[1]
+    if value.shape[-1] > width:
+        raise InputError(
+            f"`{name}` has {value.shape[-1]} coordinates; the network was trained for at most "
+            f"{width}: project or select coordinates first."
+        )
+    finite = value.detach().isfinite()
+    if not finite.all():
+        bad = int((~finite).sum())
+        raise InputError(
+            f"`{name}` holds {bad} NaN or infinite value(s) among {value.numel()}: "
+            "remove or impute those samples."
+        )
+
+
+def support_warnings(
+    x_ordered: Tensor, y_ordered: Tensor, rho: Tensor, value: Tensor, header: Header
+) -> list[str]:
+    """What makes an estimate doubtful, as sentences.
+
+    Args:
+        x_ordered: ascending columns, shape (b, dx, n).
+        y_ordered: ascending columns, shape (b, dy, n).
+        rho: canonical correlations, shape (b, width).
+        value: estimates, shape (b,).
+        header: of the weights.
+    """
+    found = []
+    for name, ordered in (("x", x_ordered), ("y", y_ordered)):
+        same = ordered[..., 1:] == ordered[..., :-1]
+        constant = same.all(-1)
+        if constant.any():
+            columns = constant.any(0).nonzero()[:, 0].tolist()
+            found.append(f"`{name}` is constant in column(s) {columns}, which carry no information")
+        edge = torch.zeros_like(same[..., :1])
+        tied = torch.cat([same, edge], -1) | torch.cat([edge, same], -1)
+        share = tied.double().mean(-1).masked_fill(constant, 0)
+        if (share > TIED_SHARE).any():
+            columns = (share > TIED_SHARE).any(0).nonzero()[:, 0].tolist()
+            found.append(
+                f"`{name}` has many tied values in column(s) {columns} "
+                f"(up to {float(share.max()):.0%}): it is treated as continuous"
+            )
+    if (rho > 0.9995).any():
+        found.append(
+            "`x` and `y` are almost linearly determined by each other: MI may be infinite and is "
+            "underestimated"
+        )
+    low, high = -0.1, header.trained_mi
+    if (value > high).any():
+        found.append(
+            f"the estimate {float(value.max()):.2f} is beyond {high:g} nats, the range of "
+            "training: read it as 'large'"
+        )
+    if (value < low).any():
+        found.append(
+            f"the estimate {float(value.min()):.2f} is clearly negative, which MI cannot be: the "
+            "data lie outside what the network was trained for"
+        )
+    return found

@@ -1,0 +1,216 @@
+"""FlashMI: the frozen, pretrained estimator, loaded once and shared."""
+
+from __future__ import annotations
+
+import warnings
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from .checkpoint import Header, available, from_bytes, load_weights, save_weights, to_bytes
+from .copula import normal_scores
+from .errors import InputError, SupportWarning
+from .estimator import Critic, Estimation, estimate_scores
+from .hypernet import HyperNetwork
+from .inputs import check_pair, support_warnings
+from .result import MIEstimate
+
+__all__ = ["FlashMI", "Gradient"]
+
+Gradient = Literal["critic", "full"]
+DEFAULT_SEED = 0
+
+
+class FlashMI:
+    r"""A frozen hypernetwork that estimates mutual information in one forward pass.
+
+    It is no `nn.Module`: held as an attribute of one, it adds nothing to `parameters()`,
+    `state_dict()` or checkpoints, and `train()` cannot reach it. Copies and unpickled objects
+    share one network; it follows the device of its inputs. It computes in float32 whatever the
+    autocast state, so that one input has one value.
+
+    Example:
+        >>> import torch
+        >>> from flashmi_reg import FlashMI
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> x = torch.randn(1000, 3, generator=generator)
+        >>> y = x[:, :1] + torch.randn(1000, 1, generator=generator)
+        >>> mi = FlashMI.from_pretrained("base").mutual_information(x, y)
+        >>> abs(mi.item() - 0.3466) < 0.1
+        True
+    """
+
+    def __init__(self, network: HyperNetwork, header: Header) -> None:
+        self.header = header
+        self._network = network.requires_grad_(False).eval()
+        self._copies: dict[tuple[torch.device, torch.dtype], HyperNetwork] = {}
+        self._name: str | None = None
+
+    @classmethod
+    def from_pretrained(cls, name_or_path: str | Path = "base") -> FlashMI:
+        """Loads packaged weights by name, or a file by path; each name is loaded once.
+
+        Raises:
+            CheckpointError: the file is missing, truncated, altered or foreign.
+        """
+        if isinstance(name_or_path, str) and name_or_path in available():
+            return _packaged(name_or_path)
+        return cls._from_state(*load_weights(name_or_path))
+
+    @classmethod
+    def _from_state(cls, state: dict[str, Tensor], header: Header) -> FlashMI:
+        with torch.device("meta"):
+            network = HyperNetwork(header.architecture)
+        network.load_state_dict(state, assign=True)
+        return cls(network, header)
+
+    def save_pretrained(self, path: str | Path) -> None:
+        """Writes weights and header as a safetensors file that `from_pretrained` reads."""
+        save_weights(path, self._network.state_dict(), self.header)
+
+    def mutual_information(
+        self,
+        x: Tensor,
+        y: Tensor,
+        *,
+        generator: torch.Generator | None = None,
+        gradient: Gradient = "critic",
+    ) -> Tensor:
+        r"""Estimates I(x; y) in nats, differentiable in both arguments.
+
+        The value is the Donsker–Varadhan bound (Donsker & Varadhan, 1983) of the emitted critic;
+        small negative values are its sampling error and are not clamped. More than 8,192 samples
+        are read in part (a random subset defines the critic) and averaged in full.
+
+        Args:
+            x: samples, shape (n, dx), or (b, n, dx) for b data sets at once.
+            y: samples paired with them, shape (n, dy) or (b, n, dy).
+            generator: draws the shuffled pairs; by default one of a fixed seed, so that equal
+                input gives equal output.
+            gradient: "critic" holds the critic and the whitening fixed and differentiates its
+                values at the samples; "full" differentiates through the hypernetwork too, at
+                about twice the cost.
+
+        Returns:
+            Shape (), or (b,); in the dtype of the wider of the inputs, at least float32.
+
+        Raises:
+            InputError: the samples cannot be used; the message says why.
+
+        Warns:
+            SupportWarning: the value may be off, and why.
+        """
+        estimation = self._estimate(x, y, generator, gradient)
+        for message in self._doubts(x, y, estimation):
+            warnings.warn(message, SupportWarning, stacklevel=2)
+        dtype = torch.promote_types(torch.promote_types(x.dtype, y.dtype), torch.float32)
+        value = estimation.value.to(dtype)
+        return value if x.ndim == 3 else value[0]
+
+    @torch.no_grad()
+    def estimate(
+        self, x: Tensor, y: Tensor, *, generator: torch.Generator | None = None
+    ) -> MIEstimate:
+        """Estimates I(x; y) without gradients and tells what may be wrong with the value.
+
+        Args, shapes and errors are those of :meth:`mutual_information`; warnings are part of the
+        result and are not raised.
+        """
+        estimation = self._estimate(x, y, generator, "critic")
+        value = estimation.value if x.ndim == 3 else estimation.value[0]
+        doubts = self._doubts(x, y, estimation)
+        return MIEstimate(value, x.shape[-2], x.shape[-1], y.shape[-1], tuple(doubts))
+
+    def critic(
+        self, x: Tensor, y: Tensor, *, generator: torch.Generator | None = None
+    ) -> Critic:
+        """Reads samples and returns their critic: pointwise MI at any pairs.
+
+        Args, shapes and errors are those of :meth:`mutual_information`. The critic is held fixed;
+        it is differentiable in the points at which it is evaluated.
+        """
+        with torch.no_grad():
+            estimation = self._estimate(x, y, generator, "critic")
+        return Critic(self._on(x.device), x, y, estimation)
+
+    def to(self, *, dtype: torch.dtype) -> FlashMI:
+        """A copy that computes in another precision (float32 or float64)."""
+        if dtype not in (torch.float32, torch.float64):
+            raise InputError(f"`dtype` must be torch.float32 or torch.float64, received {dtype}.")
+        state = {name: weight.to(dtype) for name, weight in self._network.state_dict().items()}
+        return FlashMI._from_state(state, self.header)
+
+    def __repr__(self) -> str:
+        return (
+            f"FlashMI({self._name or 'custom'}, steps={self.header.steps}, "
+            f"n={self.header.trained_n}, width={self.header.trained_width})"
+        )
+
+    def __copy__(self) -> FlashMI:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> FlashMI:
+        return self
+
+    def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
+        if self._name is not None:
+            return _packaged, (self._name,)
+        return _unpickle, (to_bytes(self._network.state_dict(), self.header),)
+
+    @torch.compiler.disable
+    def _estimate(
+        self, x: Tensor, y: Tensor, generator: torch.Generator | None, gradient: Gradient
+    ) -> Estimation:
+        check_pair(x, y, self.header)
+        if gradient not in ("critic", "full"):
+            raise InputError(f"`gradient` must be 'critic' or 'full', received {gradient!r}.")
+        if generator is None:
+            generator = torch.Generator().manual_seed(DEFAULT_SEED)
+        network = self._on(x.device)
+        with torch.autocast(x.device.type, enabled=False):
+            x, y = (side if side.ndim == 3 else side[None] for side in (x, y))
+            return estimate_scores(
+                network,
+                normal_scores(x),
+                normal_scores(y),
+                generator,
+                frozen=gradient == "critic",
+            )
+
+    @torch.no_grad()
+    @torch.compiler.disable
+    def _doubts(self, x: Tensor, y: Tensor, estimation: Estimation) -> list[str]:
+        columns = (side.detach().mT.reshape(-1, side.shape[-1], side.shape[-2]) for side in (x, y))
+        return support_warnings(
+            *(side.sort(-1).values for side in columns),
+            estimation.data.rho,
+            estimation.value,
+            self.header,
+        )
+
+    def _on(self, device: torch.device) -> HyperNetwork:
+        weight = self._network.shrink.weight
+        if weight.device == device:
+            return self._network
+        key = (device, weight.dtype)
+        if key not in self._copies:
+            state = {name: w.to(device) for name, w in self._network.state_dict().items()}
+            with torch.device("meta"):
+                copied = HyperNetwork(self.header.architecture)
+            copied.load_state_dict(state, assign=True)
+            self._copies[key] = copied.requires_grad_(False).eval()
+        return self._copies[key]
+
+
+@lru_cache(maxsize=None)
+def _packaged(name: str) -> FlashMI:
+    model = FlashMI._from_state(*load_weights(name))
+    model._name = name
+    return model
+
+
+def _unpickle(content: bytes) -> FlashMI:
+    return FlashMI._from_state(*from_bytes(content))

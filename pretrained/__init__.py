@@ -1,0 +1,1 @@
+"""The pretrained hypernetwork: prior, objective, training and weights."""
