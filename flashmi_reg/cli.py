@@ -160,7 +160,8 @@ def _estimate(options: argparse.Namespace) -> int:
 def _pretrain(arguments: list[str]) -> int:
     from flashmi_reg.pretrained.train import main as train
 
-    return int(train(arguments) or 0)
+    train(arguments)
+    return 0
 
 
 def _read(path: Path, x: str, y: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -169,11 +170,12 @@ def _read(path: Path, x: str, y: str) -> tuple[NDArray[np.float64], NDArray[np.f
 
     if not path.is_file():
         raise InputError(f"`file` {str(path)!r} does not exist; give a .csv, .npy or .npz file.")
+    names: list[str] = []
     if path.suffix == ".npz":
         with np.load(path) as arrays:
             return _named(arrays, x, "--x"), _named(arrays, y, "--y")
     if path.suffix == ".npy":
-        values, names = np.load(path), []
+        values = np.load(path)
         if values.ndim != 2:
             raise InputError(
                 f"`file` holds an array of shape {values.shape}; expected (n, columns)."

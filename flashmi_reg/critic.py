@@ -21,6 +21,13 @@ __all__ = [
 
 # Curvature is taken anew at most this often; further steps reuse its factor.
 CURVATURES = 2
+# Initial amplitude of the features and variance gain of the layers: from these, the readout of
+# the untrained network already finds a part of most dependences.
+AMPLITUDE = 2.0
+GAIN = 2.0
+# The Gaussian term goes no further below zero: exp of it is nothing, and where the data are not
+# Gaussian, features would have to make up for hundreds of nats.
+FLOOR = -12.0
 # No shuffled pair may contribute more than this share to the mean of exp(T).
 MAX_SHARE = 0.05
 
@@ -28,7 +35,8 @@ MAX_SHARE = 0.05
 def gaussian_pmi(u: Tensor, v: Tensor, rho: Tensor) -> Tensor:
     r"""Pointwise mutual information of a Gaussian copula in canonical coordinates.
 
-    Σ_k −½ log(1−ρ_k²) + [2 ρ_k u_k v_k − ρ_k² (u_k² + v_k²)] / (2 (1−ρ_k²)), in nats.
+    Σ_k −½ log(1−ρ_k²) + [2 ρ_k u_k v_k − ρ_k² (u_k² + v_k²)] / (2 (1−ρ_k²)), in nats, levelling
+    off smoothly at −12.
 
     Args:
         u: first side, shape (b, m, d).
@@ -41,7 +49,8 @@ def gaussian_pmi(u: Tensor, v: Tensor, rho: Tensor) -> Tensor:
     rest = 1 - rho**2
     cross = (u * v) @ (rho / rest)[..., None]
     squares = (u**2 + v**2) @ (rho**2 / (2 * rest))[..., None]
-    return (cross - squares)[..., 0] - 0.5 * rest.log().sum(-1, keepdim=True)
+    exact = (cross - squares)[..., 0] - 0.5 * rest.log().sum(-1, keepdim=True)
+    return FLOOR + softplus(exact - FLOOR)
 
 
 def pair_inputs(u: Tensor, v: Tensor, gaussian: Tensor) -> Tensor:
@@ -63,8 +72,9 @@ class Modulation(NamedTuple):
     """What the hypernetwork emits for one data set: a scale and a shift for each unit.
 
     Attributes:
-        scales: per layer, shape (b, 1, units); one in the neutral state.
-        shifts: per layer, shape (b, 1, units); zero in the neutral state.
+        scales: per layer, shape (b, 1, units); one in the neutral state. The last is not used.
+        shifts: per layer, shape (b, 1, units); zero in the neutral state. The last moves
+            the log-amplitudes of the features, by at most one.
     """
 
     scales: list[Tensor]
@@ -86,13 +96,16 @@ class PairFeatures(nn.Module):
         self.first = nn.Linear(3 * width + 4, hidden)
         self.inner = nn.ModuleList(nn.Linear(hidden, hidden) for _ in range(layers - 1))
         self.last = nn.Linear(hidden, features)
-        with torch.no_grad():
-            self.last.weight.mul_(0.5)
+        self.amplitude = nn.Parameter(torch.full((features,), math.log(AMPLITUDE)))
+        for layer in (self.first, *self.inner, self.last):
+            nn.init.normal_(layer.weight, std=math.sqrt(GAIN / layer.in_features))
+            nn.init.normal_(layer.bias, std=0.3)
 
     @property
     def units(self) -> list[int]:
-        """Number of units of each modulated layer."""
-        return [layer.out_features for layer in (self.first, *self.inner, self.last)]
+        """Number of units of each modulated layer, and of the features' amplitudes."""
+        layers = (self.first, *self.inner, self.last)
+        return [*(layer.out_features for layer in layers), self.amplitude.numel()]
 
     def forward(self, inputs: Tensor, modulation: Modulation) -> Tensor:
         """The last hidden layer of pairs (b, m, inputs), shape (b, m, hidden)."""
@@ -102,8 +115,12 @@ class PairFeatures(nn.Module):
         return hidden
 
     def features(self, hidden: Tensor, modulation: Modulation) -> Tensor:
-        """The features that the readout combines, (b, m, hidden) → (b, m, features)."""
-        return _modulated(self.last, hidden, modulation, -1)
+        """The features that the readout combines, (b, m, hidden) → (b, m, features).
+
+        They are bounded, so that a pair far out cannot get a value far out.
+        """
+        amplitude = (self.amplitude + modulation.shifts[-1].tanh()).exp()
+        return _modulated(self.last, hidden, modulation, -2).tanh() * amplitude
 
 
 def _modulated(layer: nn.Linear, inputs: Tensor, modulation: Modulation, depth: int) -> Tensor:

@@ -33,8 +33,8 @@ def draw(arms: Sequence[Arm], data: ColouredDigits, path: Path) -> Path:
 
     figure = Figure(figsize=(12, 8.2), layout="constrained")
     FigureCanvasAgg(figure)
-    top, bottom = figure.subfigures(2, 1, height_ratios=(1, 1.35))
-    left, middle, right = top.subfigures(1, 3, width_ratios=(1.25, 1, 0.9))
+    top, bottom = _parts(figure, 2, 1, height_ratios=(1, 1.35))
+    left, middle, right = _parts(top, 1, 3, width_ratios=(1.25, 1, 0.9))
     _strips(left, data)
     _accuracies(middle.subplots(), arms)
     _leaks(right.subplots(), arms)
@@ -43,6 +43,10 @@ def draw(arms: Sequence[Arm], data: ColouredDigits, path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130)
     return path
+
+
+def _parts(figure: Any, rows: int, columns: int, **ratios: Any) -> Any:
+    return figure.subfigures(rows, columns, **ratios)
 
 
 def _strips(figure: Any, data: ColouredDigits) -> None:

@@ -119,6 +119,8 @@ class HyperNetwork(nn.Module):
             )
             for _ in range(a.rounds)
         )
+        # Without it, contexts grow round by round and the emitted layers with them.
+        self.norm = nn.LayerNorm(a.context)
         for layer in (self.shrink, *self.emit, *self.prior_mean):
             nn.init.normal_(layer.weight, std=0.02)
             nn.init.zeros_(layer.bias)
@@ -135,7 +137,7 @@ class HyperNetwork(nn.Module):
         dtype = self.shrink.weight.dtype
         n = joint.u.shape[1]
         rho = data.rho.to(dtype).clamp(0, MAX_CORRELATION)
-        context = self.describe(_statistics(rho, data.widths, n)).to(dtype)
+        context = self.norm(self.describe(_statistics(rho, data.widths, n)).to(dtype))
         rho = rho * self.shrink(context).to(dtype).sigmoid()
 
         pairs = Pairs(*(torch.cat(sides, 1) for sides in zip(joint, shuffled, strict=True)))
@@ -149,6 +151,7 @@ class HyperNetwork(nn.Module):
                 total, _ = self._read_out(turn, context, hidden, modulation, gaussian, n, 1)
             pooled = _pool(silu(probe(hidden)), total, n).to(dtype)
             context = context + update(torch.cat([context, pooled], -1)).to(dtype)
+            context = self.norm(context)
         modulation = self._modulation(-1, context)
         hidden = self.body(inputs, modulation)
         total, weights = self._read_out(-1, context, hidden, modulation, gaussian, n, NEWTON_STEPS)
@@ -201,12 +204,9 @@ def _statistics(rho: Tensor, widths: Tensor, n: int) -> Tensor:
 def _pool(probes: Tensor, total: Tensor, n: int) -> Tensor:
     """Residual-weighted means of the probes, plain and as z-scores, and their plain mean."""
     total = total.to(probes.dtype)
-    wrong_joint, wrong_shuffled = 1 - total[:, :n].sigmoid(), total[:, n:].sigmoid()
     joint, shuffled = probes[:, :n], probes[:, n:]
-    gap = (wrong_joint[:, None] @ joint) / n - (wrong_shuffled[:, None] @ shuffled) / (
-        shuffled.shape[1]
-    )
-    gap = gap[:, 0].float() if probes.dtype == torch.bfloat16 else gap[:, 0]
-    score = gap * math.sqrt(n)
-    mean = shuffled.mean(1).to(gap.dtype)
-    return torch.cat([gap, score.sign() * score.abs().log1p(), mean], -1)
+    missed = (1 - total[:, :n].sigmoid())[:, None] @ joint / n
+    invented = total[:, n:].sigmoid()[:, None] @ shuffled / shuffled.shape[1]
+    gap = (missed - invented)[:, 0].float()
+    pooled = torch.cat([gap, gap * math.sqrt(n), shuffled.mean(1).float()], -1)
+    return pooled.sign() * pooled.abs().log1p()

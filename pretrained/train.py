@@ -14,7 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from flashmi_reg.checkpoint import PREPROCESSING, Header, save_weights
-from flashmi_reg.errors import MissingExtraError
+from flashmi_reg.errors import FlashMIError, MissingExtraError
 from flashmi_reg.estimator import shuffle_copies
 from flashmi_reg.hypernet import Architecture, HyperNetwork
 
@@ -27,6 +27,7 @@ __all__ = ["Settings", "main", "train"]
 
 TRAINED_N = (50, 8192)
 TRAINED_MI = 4.0
+MAX_SKIPPED = 20
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Settings:
 
     steps: int = 16_000
     pairs: int = 16_384
-    rate: float = 1e-3
+    rate: float = 7e-4
     warmup: int = 300
     decay: float = 0.3
     averaging: float = 0.999
@@ -93,6 +94,7 @@ def train(out: Path, architecture: Architecture, settings: Settings, *, devices:
     clock = saved = time.monotonic()
     shown = ""
     losses_seen: list[float] = []
+    skipped_in_a_row = 0
 
     def checkpoint() -> None:
         state.capture(raw, optimizer)
@@ -106,13 +108,21 @@ def train(out: Path, architecture: Architecture, settings: Settings, *, devices:
         loss = losses(network, batch.to(fabric.device)).total.mean()
         fabric.backward(loss)
         norm = torch.nn.utils.clip_grad_norm_(raw.parameters(), settings.clip)
-        if torch.isfinite(norm):
+        finite = bool(norm.isfinite())
+        if finite:
             optimizer.step()
         optimizer.zero_grad()
         state.step += 1
-        state.skipped += int(not torch.isfinite(norm))
+        state.skipped += int(not finite)
+        skipped_in_a_row = 0 if finite else skipped_in_a_row + 1
+        if skipped_in_a_row == MAX_SKIPPED:
+            raise FlashMIError(
+                f"{MAX_SKIPPED} steps in a row had no finite gradient: training has diverged; "
+                "restart from an older state with a lower `--rate`."
+            )
         state.update_average(raw, settings.averaging)
-        losses_seen.append(float(loss.detach()))
+        if finite:
+            losses_seen.append(float(loss.detach()))
         state.seconds += time.monotonic() - clock
         clock = time.monotonic()
         bar.update()

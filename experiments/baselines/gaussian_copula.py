@@ -43,7 +43,7 @@ class GaussianCopula:
     copulas of any width, blind to every other kind of dependence: what a learned estimator has
     to beat.
 
-    Arguments:
+    Args:
         corrected: Whether the bias is subtracted.
     """
 

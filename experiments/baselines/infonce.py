@@ -17,11 +17,11 @@ __all__ = ["Contrastive", "InfoNCE"]
 class Contrastive(Objective):
     r"""Mean of T(x_i, y_i) − log mean_j exp T(x_i, y_j): at most log of the number of pairs.
 
-    Arguments:
+    Args:
         block: The largest number of held-out pairs that are contrasted with one another.
     """
 
-    def __init__(self, block: int = 512) -> None:
+    def __init__(self, block: int = 256) -> None:
         self.block = block
 
     def _bound(self, critic: Critic, x: Tensor, y: Tensor) -> Tensor:
@@ -45,7 +45,7 @@ class InfoNCE:
 
     The table of all pairs in a batch costs its square, hence the smaller critic and batch.
 
-    Arguments:
+    Args:
         schedule: How the critic is trained.
 
     References:
@@ -53,7 +53,9 @@ class InfoNCE:
         | https://arxiv.org/abs/1807.03748
     """
 
-    schedule: Schedule = field(default_factory=lambda: Schedule(hidden=(64, 64), batch=128))
+    schedule: Schedule = field(
+        default_factory=lambda: Schedule(hidden=(64, 64), batch=128, every=100, patience=5)
+    )
 
     def __call__(self, x: Tensor, y: Tensor, seed: int = 0) -> Estimate:
         """Estimate I(x; y) from x of shape `(n, dx)` and y of shape `(n, dy)`."""

@@ -41,7 +41,7 @@ class KSG:
     Coordinates are standardised first. Negative values are kept: cutting them off would hide the
     bias.
 
-    Arguments:
+    Args:
         k: The number of neighbours.
         noise: Relative size of the noise that breaks ties, 0 for none.
 

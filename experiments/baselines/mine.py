@@ -20,7 +20,7 @@ class DonskerVaradhan(Objective):
     The gradient of the log-mean-exp over a batch is biased; MINE divides by a moving average of
     the mean instead of the batch's own (Eq. 12 of the paper).
 
-    Arguments:
+    Args:
         decay: The weight of the past in the moving average.
         shifts: The number of derangements over which a held-out value is averaged.
     """
@@ -55,7 +55,7 @@ class DonskerVaradhan(Objective):
 class MINE:
     r"""Mutual information neural estimation.
 
-    Arguments:
+    Args:
         schedule: How the critic is trained.
 
     References:

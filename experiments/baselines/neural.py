@@ -21,7 +21,7 @@ class Critic(nn.Module):
     Its first layer is a sum of a part of x and a part of y, so that the table of all pairs in a
     batch costs no more than it must.
 
-    Arguments:
+    Args:
         dx: The width of x.
         dy: The width of y.
         hidden: The widths of the hidden layers.
@@ -77,7 +77,7 @@ class Schedule:
     no longer grows, and the best held-out value is the estimate. The networks are wider and the
     learning rate is smaller than there (16–8 and 0.1), which is better on most tasks.
 
-    Arguments:
+    Args:
         hidden: The widths of the critic's hidden layers.
         learning_rate: The learning rate of Adam.
         batch: The number of pairs in a step.
@@ -87,7 +87,7 @@ class Schedule:
         held_out: The share of pairs that is held out.
     """
 
-    hidden: tuple[int, ...] = (128, 128)
+    hidden: tuple[int, ...] = (64, 64, 64)
     learning_rate: float = 1e-3
     batch: int = 256
     max_steps: int = 10_000
@@ -110,7 +110,7 @@ def fit(
 ) -> Estimate:
     r"""Train a critic on one data set and return its best held-out bound.
 
-    Arguments:
+    Args:
         make_objective: Makes the bound to maximise.
         x: Samples of shape `(n, dx)`.
         y: Samples of shape `(n, dy)`.
@@ -123,9 +123,7 @@ def fit(
     x, y = (_standardise(z.detach().cpu().double()).float() for z in (x, y))
     order = torch.randperm(len(x), generator=generator)
     cut = round(len(x) * schedule.held_out)
-    (x_test, x_train), (y_test, y_train) = (
-        z[order].split([cut, len(z) - cut]) for z in (x, y)
-    )
+    (x_test, x_train), (y_test, y_train) = (z[order].split([cut, len(z) - cut]) for z in (x, y))
     critic = Critic(x.shape[1], y.shape[1], schedule.hidden, generator=generator)
     optimizer = torch.optim.Adam(critic.parameters(), lr=schedule.learning_rate)
     objective, best, stale, steps = make_objective(), -math.inf, 0, 0

@@ -18,7 +18,7 @@ Array = npt.NDArray[np.float64]
 class Estimate:
     """One estimate of mutual information.
 
-    Arguments:
+    Args:
         value: The estimate in nats.
         seconds: The wall-clock time that it took.
         steps: The number of optimiser steps, where something was trained.

@@ -41,9 +41,7 @@ class Distribution(Protocol):
 
 
 def _normal(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    return torch.randn(
-        shape, generator=generator, device=generator.device, dtype=torch.float64
-    )
+    return torch.randn(shape, generator=generator, device=generator.device, dtype=torch.float64)
 
 
 def _uniform(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
@@ -54,7 +52,7 @@ def _uniform(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
 class Gaussian:
     r"""A centred Gaussian pair: I = ½ log(det Σ_x det Σ_y / det Σ).
 
-    Arguments:
+    Args:
         dx: The width of x.
         dy: The width of y.
         covariance: The joint covariance Σ, of shape `(dx + dy, dx + dy)`.
@@ -90,7 +88,7 @@ class Student:
     of Shannon Entropy and Mutual Information for Multivariate Skew-Elliptical Distributions
     (Arellano-Valle et al., 2013).
 
-    Arguments:
+    Args:
         dx: The width of x.
         dy: The width of y.
         df: The degrees of freedom ν, a whole number.
@@ -126,7 +124,7 @@ class Student:
 class AdditiveUniform:
     r"""x ~ U(0, 1) and y = x + u with u ~ U(−ε, ε): I = ε − log 2ε, or 1/(4ε) if ε > ½.
 
-    Arguments:
+    Args:
         epsilon: The half-width ε of the noise.
     """
 
@@ -153,9 +151,7 @@ class AdditiveUniform:
 def dense(dx: int, dy: int, correlation: float = 0.5) -> Gaussian:
     """Gaussian in which every two coordinates have the same correlation."""
     d = dx + dy
-    return Gaussian(
-        dx, dy, (1 - correlation) * torch.eye(d, dtype=torch.float64) + correlation
-    )
+    return Gaussian(dx, dy, (1 - correlation) * torch.eye(d, dtype=torch.float64) + correlation)
 
 
 def two_pair(dx: int, dy: int, strength: float = 2.0) -> Gaussian:

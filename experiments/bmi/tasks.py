@@ -37,7 +37,7 @@ NARROW_WIDTH = 10
 class Task:
     r"""One benchmark distribution of (x, y) with known mutual information.
 
-    Arguments:
+    Args:
         name: The identifier in the `benchmark-mi` package.
         title: The name to show.
         dx: The width of x.
@@ -78,7 +78,7 @@ class Task:
     ) -> tuple[Tensor, Tensor]:
         r"""Draw paired samples on the generator's device.
 
-        Arguments:
+        Args:
             n: The number of pairs.
             generator: The source of randomness; the global one is never used.
             batch: The number b of data sets, or `None` for one without a batch dimension.
@@ -165,9 +165,7 @@ def _one_dimensional() -> list[Task]:
         normal,
         uniform,
         *(
-            _task(
-                f"1v1-additive-{e}", f"Uniform 1 × 1 (additive noise={e})", AdditiveUniform(e)
-            )
+            _task(f"1v1-additive-{e}", f"Uniform 1 × 1 (additive noise={e})", AdditiveUniform(e))
             for e in (0.1, 0.75)
         ),
         uniform.mapped(

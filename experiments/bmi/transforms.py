@@ -55,7 +55,7 @@ def spiral(i: int, j: int, d: int) -> Map:
 
     It turns each sphere rigidly, more the farther out, so it is volume-preserving and invertible.
 
-    Arguments:
+    Args:
         i: The first axis of the plane.
         j: The second axis of the plane.
         d: The width of x, which divides the speed.
@@ -77,7 +77,7 @@ def mixture_quantile(
 ) -> Map:
     r"""The quantile function of a mixture of unit-variance normals, by bisection in float64.
 
-    Arguments:
+    Args:
         weights: The mixture weights.
         means: The means of the components.
         reach: How far beyond the outermost means quantiles are sought.

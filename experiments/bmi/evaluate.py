@@ -1,0 +1,152 @@
+"""Run estimators over the benchmark's tasks and sum up their errors."""
+
+from __future__ import annotations
+
+import statistics
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from experiments.baselines import Baseline
+from experiments.bmi.tasks import Task, generator_for
+from flashmi_reg import FlashMI
+from flashmi_reg.errors import InputError, SupportWarning
+
+__all__ = ["Cell", "Summary", "draw", "run_baseline", "run_ours", "summarise"]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The estimates of one method on one task at one n.
+
+    Attributes:
+        method: the name of the method.
+        task: the name of the task.
+        n: the number of pairs in each data set.
+        truth: the true mutual information in nats.
+        narrow: whether the task is a narrow one.
+        values: one estimate a seed; empty if the method does not take data so wide.
+        seconds: the mean time of one estimate.
+        steps: the mean number of training steps, where there is training.
+    """
+
+    method: str
+    task: str
+    n: int
+    truth: float
+    narrow: bool
+    values: tuple[float, ...]
+    seconds: float
+    steps: float | None = None
+
+    @property
+    def mean(self) -> float | None:
+        """The mean estimate over seeds."""
+        return statistics.fmean(self.values) if self.values else None
+
+    @property
+    def error(self) -> float | None:
+        """The mean absolute error over seeds."""
+        if not self.values:
+            return None
+        return statistics.fmean(abs(value - self.truth) for value in self.values)
+
+    @property
+    def bias(self) -> float | None:
+        """The mean signed error over seeds."""
+        return None if self.mean is None else self.mean - self.truth
+
+    @property
+    def spread(self) -> float | None:
+        """The standard deviation over seeds."""
+        return statistics.stdev(self.values) if len(self.values) > 1 else None
+
+
+class Summary(NamedTuple):
+    """The errors of one method at one n over a group of tasks, and its time for one estimate."""
+
+    method: str
+    n: int
+    group: str
+    tasks: int
+    mae: float
+    bias: float
+    spread: float | None
+    seconds: float
+
+
+def draw(task: Task, n: int, seeds: int) -> tuple[Tensor, Tensor]:
+    """Draw one data set a seed: x of shape `(seeds, n, dx)`, y of shape `(seeds, n, dy)`."""
+    pairs = [task.sample(n, generator=generator_for(task, n, seed)) for seed in range(seeds)]
+    x, y = zip(*pairs, strict=True)
+    return torch.stack(x), torch.stack(y)
+
+
+def run_ours(model: FlashMI, task: Task, n: int, seeds: int) -> Cell:
+    """Estimate all seeds in one call; a cell without values if the task is too wide."""
+    x, y = draw(task, n, seeds)
+    generator = torch.Generator().manual_seed(0)
+    start = time.perf_counter()
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", SupportWarning)
+        try:
+            values = model.mutual_information(x, y, generator=generator).tolist()
+        except InputError:
+            if task.narrow:
+                raise
+            values = []
+    seconds = (time.perf_counter() - start) / seeds
+    return Cell("ours", task.name, n, task.mi, task.narrow, tuple(values), seconds)
+
+
+def run_baseline(name: str, baseline: Baseline, task: Task, n: int, seeds: int) -> Cell:
+    """Estimate one seed after another, on the same data sets as ours."""
+    x, y = draw(task, n, seeds)
+    found = [baseline(x[seed], y[seed], seed) for seed in range(seeds)]
+    steps = [estimate.steps for estimate in found if estimate.steps is not None]
+    return Cell(
+        name,
+        task.name,
+        n,
+        task.mi,
+        task.narrow,
+        tuple(estimate.value for estimate in found),
+        statistics.fmean(estimate.seconds for estimate in found),
+        statistics.fmean(steps) if steps else None,
+    )
+
+
+def summarise(cells: Sequence[Cell]) -> list[Summary]:
+    """Sum up each method at each n, over narrow, wide and all tasks that it has values for."""
+    groups: dict[str, Callable[[Cell], bool]] = {
+        "narrow": lambda cell: cell.narrow,
+        "wide": lambda cell: not cell.narrow,
+        "all": lambda cell: True,
+    }
+    summaries = []
+    for n, method in sorted({(cell.n, cell.method): None for cell in cells}, key=lambda k: k[0]):
+        mine = [c for c in cells if (c.n, c.method) == (n, method) and c.values]
+        for group, member in groups.items():
+            chosen = [cell for cell in mine if member(cell)]
+            # "all" says something only where both kinds of task were run.
+            if not chosen or (group == "all" and len({cell.narrow for cell in chosen}) < 2):
+                continue
+            spreads = [cell.spread for cell in chosen if cell.spread is not None]
+            summaries.append(
+                Summary(
+                    method=method,
+                    n=n,
+                    group=group,
+                    tasks=len(chosen),
+                    mae=statistics.fmean(cell.error or 0.0 for cell in chosen),
+                    bias=statistics.fmean(cell.bias or 0.0 for cell in chosen),
+                    spread=statistics.fmean(spreads) if spreads else None,
+                    seconds=statistics.median(cell.seconds for cell in chosen),
+                )
+            )
+    return summaries
