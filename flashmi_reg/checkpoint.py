@@ -142,11 +142,15 @@ def _parse(text: str, origin: str) -> Header:
             raise CheckpointError(f"`{origin}` is of another format version than {FORMAT}.")
         if content.keys() != {field.name for field in fields(Header)}:
             raise ValueError(f"fields {sorted(content)}")
-        content["architecture"] = Architecture(**content["architecture"])
+        architecture = content["architecture"]
+        if not all(isinstance(size, int) and size > 0 for size in architecture.values()):
+            raise ValueError(f"architecture {architecture}")
+        content["architecture"] = Architecture(**architecture)
         for pair in ("trained_n", "trained_width"):
             low, high = content[pair]
             content[pair] = (int(low), int(high))
         content["trained_mi"] = float(content["trained_mi"])
+        content["steps"], content["seed"] = int(content["steps"]), int(content["seed"])
         header = Header(**content)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(f"`{origin}` has a malformed flashmi header: {error}.") from error

@@ -60,19 +60,13 @@ class _NormalScores(torch.autograd.Function):
         ordered, order, scores = ctx.saved_tensors
         n = ordered.shape[-1]
         g = grad.transpose(-1, -2).to(ordered.dtype).gather(-1, order)
-        half = max(1, round(math.sqrt(n) / 2))
+        half = _half_bandwidth(n)
         position = torch.arange(n, device=g.device)
         low, high = (position - half).clamp_min(0), (position + half).clamp_max(n - 1)
 
         total = torch.nn.functional.pad(g.double().cumsum(-1), (1, 0))
         mean = (total[..., high + 1] - total[..., low]) / (high + 1 - low)
-        width = ordered[..., high] - ordered[..., low]
-        spread = ordered[..., [-1 - n // 10]] - ordered[..., [n // 10]]
-        spread = torch.where(spread > 0, spread, ordered[..., [-1]] - ordered[..., [0]])
-        floor = spread * (high - low) / (n * MAX_RELATIVE_DENSITY)
-        width = torch.maximum(width, floor)
-        rise = scores[..., high] - scores[..., low]
-        slope = torch.where(width > 0, rise / torch.where(width > 0, width, 1.0), 0.0)
+        slope = _slope(ordered, scores, *(place.expand_as(ordered) for place in (low, high)))
         result = (slope * (g - mean)).to(grad.dtype)
         return torch.empty_like(result).scatter_(-1, order, result).transpose(-1, -2)
 
@@ -86,11 +80,29 @@ def _scores_of_ordered(ordered: Tensor) -> Tensor:
     return torch.special.ndtri(middle)
 
 
+def _half_bandwidth(n: int) -> int:
+    return max(1, round(math.sqrt(n) / 2))
+
+
+def _slope(ordered: Tensor, scores: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """dz/dx, the local density, between places `low` and `high` in order; bounded, see above."""
+    n = ordered.shape[-1]
+    width = ordered.gather(-1, high) - ordered.gather(-1, low)
+    spread = ordered[..., [-1 - n // 10]] - ordered[..., [n // 10]]
+    spread = torch.where(spread > 0, spread, ordered[..., [-1]] - ordered[..., [0]])
+    width = torch.maximum(width, spread * (high - low) / (n * MAX_RELATIVE_DENSITY))
+    rise = scores.gather(-1, high) - scores.gather(-1, low)
+    slope = torch.where(width > 0, rise / torch.where(width > 0, width, 1.0), 0.0)
+    return slope.clamp_max(torch.finfo(slope.dtype).max)
+
+
 class Marginals:
     """The fitted copula transform of one side, to be evaluated at new points.
 
     Between the samples, scores are interpolated linearly; beyond the outermost samples they
-    stay at the outermost scores, since ranks say nothing about what lies outside.
+    stay at the outermost scores, since ranks say nothing about what lies outside. The gradient
+    is the local density over the bandwidth that :func:`normal_scores` uses: the slope between
+    two samples alone, the inverse of one gap, is mostly noise.
 
     Args:
         x: the samples that define the ranks, shape (*, n, d).
@@ -105,11 +117,21 @@ class Marginals:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Scores of new points, shape (*, m, d) → (*, m, d)."""
-        columns = x.to(self.ordered.dtype).transpose(-1, -2).contiguous()
-        last = self.ordered.shape[-1] - 1
-        high = torch.searchsorted(self.ordered, columns.detach()).clamp(1, last)
+        tracked = x.to(self.ordered.dtype).transpose(-1, -2).contiguous()
+        columns = tracked.detach()
+        n = self.ordered.shape[-1]
+        high = torch.searchsorted(self.ordered, columns).clamp(1, n - 1)
         x0, x1 = self.ordered.gather(-1, high - 1), self.ordered.gather(-1, high)
         z0, z1 = self.scores.gather(-1, high - 1), self.scores.gather(-1, high)
-        gap = x1 - x0
-        share = torch.where(gap > 0, (columns - x0) / torch.where(gap > 0, gap, 1.0), 0.5)
-        return (z0 + share.clamp(0, 1) * (z1 - z0)).transpose(-1, -2)
+        # Halved, as the gap between two values of opposite sign can be beyond the dtype.
+        gap = x1 / 2 - x0 / 2
+        share = (columns / 2 - x0 / 2) / torch.where(gap > 0, gap, 1.0)
+        share = torch.where(gap > 0, share, 0.5)
+        scores = z0 + share.clamp(0, 1) * (z1 - z0)
+        if tracked.requires_grad:
+            half = _half_bandwidth(n)
+            around = (high - half).clamp_min(0), (high - 1 + half).clamp_max(n - 1)
+            inside = (columns >= self.ordered[..., :1]) & (columns <= self.ordered[..., -1:])
+            slope = torch.where(inside, _slope(self.ordered, self.scores, *around), 0.0)
+            scores = scores + slope * (tracked - columns)  # zero in value
+        return scores.transpose(-1, -2)

@@ -21,9 +21,8 @@ __all__ = [
 
 # Curvature is taken anew at most this often; further steps reuse its factor.
 CURVATURES = 2
-# Initial amplitude of the features and variance gain of the layers: from these, the readout of
-# the untrained network already finds a part of most dependences.
-AMPLITUDE = 2.0
+# Initial variance gain of the layers: the readout of the untrained network already finds a part
+# of most dependences.
 GAIN = 2.0
 # The Gaussian term goes no further below zero: exp of it is nothing, and where the data are not
 # Gaussian, features would have to make up for hundreds of nats.
@@ -96,7 +95,7 @@ class PairFeatures(nn.Module):
         self.first = nn.Linear(3 * width + 4, hidden)
         self.inner = nn.ModuleList(nn.Linear(hidden, hidden) for _ in range(layers - 1))
         self.last = nn.Linear(hidden, features)
-        self.amplitude = nn.Parameter(torch.full((features,), math.log(AMPLITUDE)))
+        self.amplitude = nn.Parameter(torch.full((features,), -1.0))
         for layer in (self.first, *self.inner, self.last):
             nn.init.normal_(layer.weight, std=math.sqrt(GAIN / layer.in_features))
             nn.init.normal_(layer.bias, std=0.3)
@@ -119,8 +118,11 @@ class PairFeatures(nn.Module):
 
         They are bounded, so that a pair far out cannot get a value far out.
         """
-        amplitude = (self.amplitude + modulation.shifts[-1].tanh()).exp()
-        return _modulated(self.last, hidden, modulation, -2).tanh() * amplitude
+        return _modulated(self.last, hidden, modulation, -2).tanh()
+
+    def amplitudes(self, modulation: Modulation) -> Tensor:
+        """How strongly each feature may contribute, shape (b, features)."""
+        return (self.amplitude + modulation.shifts[-1][:, 0].tanh()).exp()
 
 
 def _modulated(layer: nn.Linear, inputs: Tensor, modulation: Modulation, depth: int) -> Tensor:

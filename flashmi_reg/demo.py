@@ -26,12 +26,12 @@ from .errors import InputError, MissingExtraError
 
 __all__ = ["Arm", "Outcome", "Report", "run_demo"]
 
-WIDTH = 128
+WIDTH = 256
 LATENT = 8
 LEARNING_RATE = 2e-3
-WEIGHT = 3.0
-EPOCHS = 300
-PER_CLASS = 64
+WEIGHT = 1.0
+EPOCHS = 200
+PER_CLASS = 104
 FIGURE = "flashmi_demo.png"
 
 
@@ -92,15 +92,13 @@ class Report:
 class _Classifier(nn.Module):
     """A small perceptron: images to z, z to class scores."""
 
-    def __init__(self, generator_seed: int) -> None:
+    def __init__(self, seed: int) -> None:
         super().__init__()
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(generator_seed)
+            torch.manual_seed(seed)
             self.encoder = nn.Sequential(
                 nn.Flatten(),
                 nn.Linear(3 * 8 * 8, WIDTH),
-                nn.ReLU(),
-                nn.Linear(WIDTH, WIDTH),
                 nn.ReLU(),
                 nn.Linear(WIDTH, LATENT),
             )

@@ -13,8 +13,8 @@ __all__ = ["CLASSES", "ColouredDigits", "Split", "channels", "coloured_digits"]
 
 CLASSES = 10
 # Colours of one class spread this far around its centre. The centres are 0.1 apart, so that every
-# class shares its colours with others, and digit and colour have a correlation of 0.94.
-SPREAD = 0.1
+# class shares its colours with others; digit and colour have a correlation of 0.92.
+SPREAD = 0.12
 # How strongly the ground is coloured; the digit itself is white.
 STRENGTH = 0.8
 
@@ -26,7 +26,7 @@ class Split:
     Args:
         images: white digits on coloured ground, shape (n, 3, 8, 8), in [0, 1].
         labels: digits, shape (n,).
-        colour: the nuisance, shape (n, 1), from red (0) over green to blue (1).
+        colour: the nuisance, shape (n, 1), from red (0) over purple to blue (1).
     """
 
     images: Tensor
@@ -54,10 +54,8 @@ class ColouredDigits:
 
 
 def channels(colour: Tensor) -> Tensor:
-    """Gives red, green and blue, which sum to one, of colours of shape (n, 1) in [0, 1]."""
-    place = 2 * colour
-    red, blue = (1 - place).clamp(min=0), (place - 1).clamp(min=0)
-    return torch.cat([red, 1 - red - blue, blue], dim=1)
+    """Gives red, green and blue, shape (n, 3), of colours of shape (n, 1) in [0, 1]."""
+    return torch.cat([1 - colour, torch.zeros_like(colour), colour], dim=1)
 
 
 def _paint(grey: Tensor, colour: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -65,10 +66,16 @@ def estimate_scores(
         frozen: whether gradients hold the critic and all transforms fixed ("critic"), or pass
             through everything ("full").
     """
-    x, y = _ordered(x, y)
+    x, y, exchanged = _arranged(x, y)
+    estimate = _estimate_large if x.shape[1] > READ_LIMIT else _estimate_read
+    return _exchange_back(estimate(network, x, y, generator, frozen=frozen), exchanged)
+
+
+def _estimate_read(
+    network: HyperNetwork, x: Tensor, y: Tensor, generator: torch.Generator, *, frozen: bool
+) -> Estimation:
+    """The network reads all samples."""
     n = x.shape[1]
-    if n > READ_LIMIT:
-        return _estimate_large(network, x, y, generator, frozen=frozen)
     index = tuple(part.to(x.device) for part in derange(n, shuffle_copies(n), generator))
     track = torch.is_grad_enabled() and (x.requires_grad or y.requires_grad)
     with torch.set_grad_enabled(track and not frozen):
@@ -145,15 +152,45 @@ def _batch(x: Tensor) -> Tensor:
     return x if x.ndim == 3 else x[None]
 
 
-def _ordered(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Samples in an order that depends on their values alone, so that theirs does not matter."""
+def _arranged(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Samples in an order, and sides in a sequence, that depend on their values alone.
+
+    Hence neither the order of the samples nor exchanging the sides changes an estimate. The
+    moments by which canonical coordinates settle their first side are no help where both are
+    single variables: without ties, these have the same scores.
+
+    Returns:
+        The two sides, the wider one first, and where they were exchanged, shape (b,).
+    """
     with torch.no_grad():
-        key = sum(
+        x_key, y_key = (
             side.double() @ torch.linspace(1, 2, side.shape[-1], device=side.device).double().sin()
             for side in (x, y)
         )
+        narrow = torch.full_like(x_key[:, 0], x.shape[-1] < y.shape[-1], dtype=torch.bool)
+        equal = x.shape[-1] == y.shape[-1]
+        exchanged = (x_key * y_key * (x_key - y_key)).sum(-1) < 0 if equal else narrow
+        swap = exchanged[:, None]
+        key = torch.where(swap, y_key, x_key) + math.sqrt(2) * torch.where(swap, x_key, y_key)
         order = key.argsort(-1)
-    return _rows(x, order), _rows(y, order)
+    x, y = _rows(x, order), _rows(y, order)
+    if not equal:
+        return (y, x, exchanged) if x.shape[-1] < y.shape[-1] else (x, y, exchanged)
+    swap = exchanged[:, None, None]
+    return torch.where(swap, y, x), torch.where(swap, x, y), exchanged
+
+
+def _exchange_back(estimation: Estimation, exchanged: Tensor) -> Estimation:
+    """The estimation in terms of x and y as they were before :func:`_arranged`."""
+    data = estimation.data
+    x_map, y_map = data.x_map, data.y_map
+    if x_map.shape == y_map.shape:
+        swap = exchanged[:, None, None]
+        x_map, y_map = torch.where(swap, y_map, x_map), torch.where(swap, x_map, y_map)
+    elif exchanged.any():
+        x_map, y_map = y_map, x_map
+    data = data._replace(x_map=x_map, y_map=y_map, swapped=data.swapped ^ exchanged)
+    return estimation._replace(data=data)
 
 
 def _rows(samples: Tensor, index: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ from .critic import (
     solve_readout,
 )
 
-__all__ = ["Architecture", "CriticParameters", "Emission", "HyperNetwork", "Pairs"]
+__all__ = ["Architecture", "CriticParameters", "Emission", "HyperNetwork", "Pairs", "Readout"]
 
 MAX_CORRELATION = 0.9999
 NEWTON_STEPS = 3
@@ -60,18 +60,25 @@ class Pairs(NamedTuple):
     v: Tensor
 
 
+class Readout(NamedTuple):
+    """An affine function of the features: weights, shape (b, features), and bias, shape (b,)."""
+
+    weights: Tensor
+    bias: Tensor
+
+
 class CriticParameters(NamedTuple):
     """All that makes a critic in canonical coordinates.
 
     Attributes:
         rho: shrunken canonical correlations of the Gaussian term, shape (b, width).
         modulation: scales and shifts of the features' layers.
-        weights: the readout, shape (b, features).
+        readout: from features to the critic's value.
     """
 
     rho: Tensor
     modulation: Modulation
-    weights: Tensor
+    readout: Readout
 
 
 class Emission(NamedTuple):
@@ -108,7 +115,7 @@ class HyperNetwork(nn.Module):
             nn.Linear(a.context, 2 * sum(self.body.units)) for _ in range(a.rounds + 1)
         )
         self.prior_mean = nn.ModuleList(
-            nn.Linear(a.context, a.features) for _ in range(a.rounds + 1)
+            nn.Linear(a.context, a.features + 1) for _ in range(a.rounds + 1)
         )
         self.probe = nn.ModuleList(nn.Linear(a.hidden, a.context) for _ in range(a.rounds))
         self.update = nn.ModuleList(
@@ -119,10 +126,12 @@ class HyperNetwork(nn.Module):
             )
             for _ in range(a.rounds)
         )
-        # Without it, contexts grow round by round and the emitted layers with them.
+        # Contexts would otherwise grow round by round. They are of length one, not √units, or one
+        # optimizer step on the emitting layers would move all that they emit by a large amount.
         self.norm = nn.LayerNorm(a.context)
+        nn.init.constant_(self.norm.weight, 1 / math.sqrt(a.context))
         for layer in (self.shrink, *self.emit, *self.prior_mean):
-            nn.init.normal_(layer.weight, std=0.02)
+            nn.init.normal_(layer.weight, std=0.05)
             nn.init.zeros_(layer.bias)
         nn.init.constant_(self.shrink.bias, 4.0)
 
@@ -154,15 +163,16 @@ class HyperNetwork(nn.Module):
             context = self.norm(context)
         modulation = self._modulation(-1, context)
         hidden = self.body(inputs, modulation)
-        total, weights = self._read_out(-1, context, hidden, modulation, gaussian, n, NEWTON_STEPS)
-        return Emission(CriticParameters(rho, modulation, weights), total[:, :n], total[:, n:])
+        total, readout = self._read_out(-1, context, hidden, modulation, gaussian, n, NEWTON_STEPS)
+        return Emission(CriticParameters(rho, modulation, readout), total[:, :n], total[:, n:])
 
     def evaluate(self, parameters: CriticParameters, pairs: Pairs) -> Tensor:
         """The critic at pairs in canonical coordinates: PMI in nats, shape (b, m)."""
         gaussian = gaussian_pmi(*pairs, parameters.rho)
         hidden = self.body(pair_inputs(*pairs, gaussian), parameters.modulation)
         features = self.body.features(hidden, parameters.modulation).to(gaussian.dtype)
-        return gaussian + (features @ parameters.weights[..., None])[..., 0]
+        weights, bias = parameters.readout
+        return gaussian + (features @ weights[..., None])[..., 0] + bias[:, None]
 
     def _modulation(self, turn: int, context: Tensor) -> Modulation:
         emitted = self.emit[turn](context).to(context.dtype)[:, None]
@@ -179,17 +189,27 @@ class HyperNetwork(nn.Module):
         offset: Tensor,
         n: int,
         steps: int,
-    ) -> tuple[Tensor, Tensor]:
-        """The critic's values at all pairs, and the readout weights that were solved for."""
+    ) -> tuple[Tensor, Readout]:
+        """The critic's values at all pairs, and the readout that was solved for."""
         features = self.body.features(hidden, modulation)
         prior_mean = self.prior_mean[turn](context)
         if turn >= 0:
             features = features[..., :ROUGH_FEATURES]
-            prior_mean = prior_mean[..., :ROUGH_FEATURES]
+            weights, bias = prior_mean[:, : features.shape[-1]], prior_mean[:, -1:]
+            prior_mean = torch.cat([weights, bias], -1)
         with torch.autocast(features.device.type, enabled=False):
             features, prior_mean = features.to(offset.dtype), prior_mean.to(offset.dtype)
-            weights = solve_readout(features, offset, n, prior_mean, steps)
-            return offset + (features @ weights[..., None])[..., 0], weights
+            # In units of their spread, features cannot escape the penalty by growing, nor can
+            # training silence them by making them small.
+            centre, spread = features.mean(1), features.std(1) + 1e-3
+            amplitude = self.body.amplitudes(modulation)[:, : spread.shape[-1]] / spread
+            standard = (features - centre[:, None]) * amplitude[:, None]
+            constant = torch.ones_like(standard[..., :1])
+            standard = torch.cat([standard, constant], -1)
+            weights = solve_readout(standard, offset, n, prior_mean, steps)
+            total = offset + (standard @ weights[..., None])[..., 0]
+            weights, bias = weights[:, :-1] * amplitude, weights[:, -1]
+            return total, Readout(weights, bias - (weights * centre).sum(-1))
 
 
 def _statistics(rho: Tensor, widths: Tensor, n: int) -> Tensor:
@@ -207,6 +227,8 @@ def _pool(probes: Tensor, total: Tensor, n: int) -> Tensor:
     joint, shuffled = probes[:, :n], probes[:, n:]
     missed = (1 - total[:, :n].sigmoid())[:, None] @ joint / n
     invented = total[:, n:].sigmoid()[:, None] @ shuffled / shuffled.shape[1]
-    gap = (missed - invented)[:, 0].float()
-    pooled = torch.cat([gap, gap * math.sqrt(n), shuffled.mean(1).float()], -1)
+    # At least float32, also where the probes are of a lower precision.
+    dtype = torch.promote_types(probes.dtype, torch.float32)
+    gap = (missed - invented)[:, 0].to(dtype)
+    pooled = torch.cat([gap, gap * math.sqrt(n), shuffled.mean(1).to(dtype)], -1)
     return pooled.sign() * pooled.abs().log1p()

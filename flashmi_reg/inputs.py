@@ -32,15 +32,20 @@ def check_pair(x: Tensor, y: Tensor, header: Header) -> None:
             f"{tuple(y.shape)}; all but the last dimension must be equal."
         )
     if x.device != y.device:
-        raise InputError(
-            f"`x` is on {x.device} and `y` on {y.device}: move them to one device."
-        )
+        raise InputError(f"`x` is on {x.device} and `y` on {y.device}: move them to one device.")
     n, least = x.shape[-2], header.trained_n[0]
     if n < least:
         raise InputError(
             f"`x` and `y` hold n = {n} samples; the network was trained for n >= {least}: "
             "collect more samples, e.g. a larger batch or several batches together."
         )
+    for name, value in (("x", x), ("y", y)):
+        finite = value.detach().isfinite()
+        if not finite.all():
+            raise InputError(
+                f"`{name}` holds {int((~finite).sum())} NaN or infinite value(s) among "
+                f"{value.numel()}: remove or impute those samples."
+            )
 
 
 def _check_side(name: str, value: Tensor, header: Header) -> None:
@@ -65,12 +70,10 @@ def _check_side(name: str, value: Tensor, header: Header) -> None:
             f"`{name}` has {value.shape[-1]} coordinates; the network was trained for at most "
             f"{width}: project or select coordinates first."
         )
-    finite = value.detach().isfinite()
-    if not finite.all():
-        bad = int((~finite).sum())
+    if value.layout != torch.strided or value.device.type == "meta":
         raise InputError(
-            f"`{name}` holds {bad} NaN or infinite value(s) among {value.numel()}: "
-            "remove or impute those samples."
+            f"`{name}` must be a dense tensor that holds values, received layout {value.layout} "
+            f"on {value.device}: use `to_dense()`, or a real device."
         )
 
 

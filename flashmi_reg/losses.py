@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .errors import InputError
+from .inputs import check_pair
 from .model import FlashMI, Gradient
 
 __all__ = ["MutualInformationLoss"]
@@ -77,7 +78,9 @@ class MutualInformationLoss(nn.Module):
             InputError: the samples cannot be used, or in training mode neither of them carries
                 a gradient, so that the term would do nothing.
         """
-        if self.training and torch.is_grad_enabled() and not (x.requires_grad or y.requires_grad):
+        tracked = any(getattr(side, "requires_grad", False) for side in (x, y))
+        if self.training and torch.is_grad_enabled() and not tracked:
+            check_pair(x, y, self._model.header)  # what is no tensor at all has another remedy
             raise InputError(
                 "neither `x` nor `y` requires a gradient, so this loss cannot train anything: "
                 "remove a `detach()`, or call the loss in `eval()` mode or under `torch.no_grad()`."

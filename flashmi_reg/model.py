@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .checkpoint import Header, available, from_bytes, load_weights, save_weights, to_bytes
 from .copula import normal_scores
-from .errors import InputError, SupportWarning
+from .errors import CheckpointError, InputError, SupportWarning
 from .estimator import Critic, Estimation, estimate_scores
 from .hypernet import HyperNetwork
 from .inputs import check_pair, support_warnings
@@ -58,13 +58,16 @@ class FlashMI:
         """
         if isinstance(name_or_path, str) and name_or_path in available():
             return _packaged(name_or_path)
-        return cls._from_state(*load_weights(name_or_path))
+        return cls._from_state(*load_weights(name_or_path), name_or_path)
 
     @classmethod
-    def _from_state(cls, state: dict[str, Tensor], header: Header) -> FlashMI:
-        with torch.device("meta"):
-            network = HyperNetwork(header.architecture)
-        network.load_state_dict(state, assign=True)
+    def _from_state(
+        cls, state: dict[str, Tensor], header: Header, origin: object = "the content"
+    ) -> FlashMI:
+        try:
+            network = _assemble(header, state)
+        except RuntimeError as error:
+            raise CheckpointError(f"`{origin}` lacks weights of its network: {error}.") from error
         return cls(network, header)
 
     def save_pretrained(self, path: str | Path) -> None:
@@ -197,17 +200,26 @@ class FlashMI:
             return self._network
         key = (device, weight.dtype)
         if key not in self._copies:
-            state = {name: w.to(device) for name, w in self._network.state_dict().items()}
-            with torch.device("meta"):
-                copied = HyperNetwork(self.header.architecture)
-            copied.load_state_dict(state, assign=True)
-            self._copies[key] = copied.requires_grad_(False).eval()
+            network = _assemble(self.header, self._network.state_dict(), device)
+            self._copies[key] = network.requires_grad_(False).eval()
         return self._copies[key]
+
+
+# Weights first loaded in inference mode, e.g. by a validation loop, must serve training later.
+@torch.inference_mode(False)
+def _assemble(
+    header: Header, state: dict[str, Tensor], device: torch.device | None = None
+) -> HyperNetwork:
+    with torch.device("meta"):
+        network = HyperNetwork(header.architecture)
+    state = {name: torch.empty_like(w, device=device).copy_(w) for name, w in state.items()}
+    network.load_state_dict(state, assign=True)
+    return network
 
 
 @lru_cache(maxsize=None)
 def _packaged(name: str) -> FlashMI:
-    model = FlashMI._from_state(*load_weights(name))
+    model = FlashMI._from_state(*load_weights(name), name)
     model._name = name
     return model
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import matplotlib
@@ -30,7 +31,8 @@ def draw_curves(log: Path, figure: Path) -> None:
     for axis in axes:
         axis.set_xlabel("step")
         axis.set_xscale("log")
-        axis.set_yscale("log")
+        if math.isfinite(axis.dataLim.minposy):  # there is something positive to show
+            axis.set_yscale("log")
         axis.grid(alpha=0.3)
     axes[1].legend(fontsize=7)
     canvas.savefig(figure, dpi=110)

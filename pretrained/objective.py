@@ -16,6 +16,9 @@ from flashmi_reg.hypernet import HyperNetwork, Pairs
 
 from .prior import DataSets
 
+# Loss of a data set beyond which its gradient no longer grows.
+CAP = 0.5
+
 __all__ = ["Batch", "Losses", "losses", "prepare"]
 
 
@@ -100,6 +103,9 @@ def losses(network: HyperNetwork, batch: Batch) -> Losses:
     error = huber_loss(estimate, batch.mi, reduction="none")
     drift = huber_loss(normaliser, torch.zeros_like(normaliser), reduction="none")
     total = (nce + 0.3 * pointwise + 0.5 * error + 0.1 * drift) / (0.3 + batch.mi.clamp_min(0))
+    # Few samples of many independent coordinates overfit at first, with gradients that would
+    # drown all others and teach the network to ignore its features: their pull is capped.
+    total = total / total.detach().clamp_min(CAP) * CAP
     return Losses(total, nce, estimate)
 
 

@@ -50,11 +50,13 @@ class TrainingState:
             name: tensor.to(network.state_dict()[name].device)
             for name, tensor in self.average.items()
         }
-        if not self.moments:
-            return
         for name, parameter in network.named_parameters():
-            moments = {key: value.to(parameter.device) for key, value in self.moments[name].items()}
-            optimizer.state[parameter] = {"step": torch.tensor(float(self.step)), **moments}
+            # A parameter that the architecture does not use has no gradient, hence no moments.
+            if name in self.moments:
+                moments = {k: value.to(parameter.device) for k, value in self.moments[name].items()}
+                # Adam counts the steps that it took, not those that were left out.
+                taken = torch.tensor(float(self.step - self.skipped))
+                optimizer.state[parameter] = {"step": taken, **moments}
 
     def capture(self, network: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         """Takes the state of a network and its Adam optimizer."""

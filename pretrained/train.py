@@ -74,7 +74,9 @@ def train(out: Path, architecture: Architecture, settings: Settings, *, devices:
             "Pretraining needs Lightning Fabric: pip install 'flashmi_reg[lightning]'."
         ) from error
     torch.set_flush_denormal(True)
-    fabric = Fabric(devices=devices, precision=settings.precision)
+    # The readout before the first residuals is not solved: its prior mean has no gradient.
+    strategy = "ddp_find_unused_parameters_true" if devices > 1 else "auto"
+    fabric = Fabric(devices=devices, strategy=strategy, precision=settings.precision)
     fabric.launch()
     out.mkdir(parents=True, exist_ok=True)
 
@@ -129,7 +131,7 @@ def train(out: Path, architecture: Architecture, settings: Settings, *, devices:
         if not fabric.is_global_zero:
             continue
         if state.step % 20 == 0:
-            bar.set_postfix_str(f"loss {sum(losses_seen[-200:]) / len(losses_seen[-200:]):.3f} {shown}")
+            bar.set_postfix_str(f"loss {_mean(losses_seen[-200:]):.3f} {shown}")
         if state.step % settings.validate_every == 0 or state.step == settings.steps:
             figures = _validate(raw, state, validation)
             shown = f"error {figures.mean_error:.3f}"
@@ -168,6 +170,11 @@ def _validate(network: HyperNetwork, state: TrainingState, validation: Validatio
     return figures
 
 
+def _mean(values: list[float]) -> float:
+    """The mean, or NaN where all steps were left out."""
+    return sum(values) / len(values) if values else math.nan
+
+
 def _header(network: HyperNetwork, state: TrainingState, settings: Settings) -> Header:
     return Header(
         architecture=network.architecture,
@@ -185,7 +192,7 @@ def _log(
     out: Path, state: TrainingState, settings: Settings, seen: list[float], figures: Validation
 ) -> None:
     record = {"step": state.step, "seconds": round(state.seconds), "skipped": state.skipped}
-    record |= {"loss": sum(seen) / len(seen), "rate": settings.rate * schedule(state.step, settings)}
+    record |= {"loss": _mean(seen), "rate": settings.rate * schedule(state.step, settings)}
     with (out / "log.jsonl").open("a") as file:
         file.write(json.dumps(record | {"mean_error": figures.mean_error} | asdict(figures)) + "\n")
     try:

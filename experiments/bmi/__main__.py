@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -84,6 +85,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(_task_table([cell for cell in cells if cell.n == n], methods))
     print()
     print(_summary_table(summaries))
+    print("null: mean estimate with the pairing broken (truth 0); ", end="")
+    print("fresh: mean error of the critic's bound at new pairs")
     content = {
         "settings": {"n": options.n, "seeds": list(range(options.seeds)), "subset": options.subset},
         "weights": None if model is None else describe_weights(model, options.weights),
@@ -103,14 +106,17 @@ def _kind(task: Task) -> str:
 def _known(path: Path, seeds: int) -> dict[tuple[str, str, int], Cell]:
     if not path.is_file():
         return {}
-    cells = [
-        Cell(**(c | {"values": tuple(c["values"])})) for c in json.loads(path.read_text())["cells"]
-    ]
+    found = [_cell(content) for content in json.loads(path.read_text())["cells"]]
     return {
         (cell.method, cell.task, cell.n): cell
-        for cell in cells
+        for cell in found
         if cell.method != "ours" and len(cell.values) == seeds
     }
+
+
+def _cell(content: dict[str, Any]) -> Cell:
+    lists = {name: tuple(content[name]) for name in ("values", "nulls", "fresh")}
+    return Cell(**(content | lists))
 
 
 def _task_table(cells: Sequence[Cell], methods: Sequence[str]) -> str:
@@ -127,7 +133,7 @@ def _task_table(cells: Sequence[Cell], methods: Sequence[str]) -> str:
 
 
 def _summary_table(summaries: Sequence[Summary]) -> str:
-    head = ["method", "n", "tasks", "MAE", "bias", "seed s.d.", "seconds"]
+    head = ["method", "n", "tasks", "MAE", "bias", "seed s.d.", "null", "fresh", "seconds"]
     rows = [
         [
             s.method,
@@ -136,6 +142,8 @@ def _summary_table(summaries: Sequence[Summary]) -> str:
             number(s.mae),
             number(s.bias, sign=True),
             number(s.spread),
+            number(s.null, sign=True),
+            number(s.fresh, sign=True),
             number(s.seconds, 4),
         ]
         for s in summaries

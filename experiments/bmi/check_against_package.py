@@ -41,7 +41,7 @@ def dump(path: Path) -> None:
     """Write truths and samples of the package's 40 tasks (in its own environment)."""
     from importlib.metadata import version
 
-    from bmi.benchmark.task_list import BENCHMARK_TASKS_LIST
+    from bmi.benchmark.task_list import BENCHMARK_TASKS_LIST  # type: ignore[import-not-found]
 
     content: dict[str, Any] = {
         "version": version("benchmark-mi"),

@@ -62,7 +62,7 @@ def _scatter(axis: Axes, cells: Sequence[Cell], methods: Sequence[str]) -> None:
                 continue
             axis.errorbar(
                 [cell.truth + shift for cell in chosen],
-                [cell.mean for cell in chosen],
+                [cell.mean or 0.0 for cell in chosen],
                 yerr=[cell.spread or 0.0 for cell in chosen],
                 fmt=marker,
                 markersize=5,
@@ -87,11 +87,12 @@ def _bars(axis: Axes, summaries: Sequence[Summary], methods: Sequence[str]) -> N
             if not found:
                 axis.text(at, 0, "–", ha="center", va="bottom", color=COLOURS.get(method, "0.3"))
                 continue
-            axis.bar(at, found[0].mae, 0.92 * width, color=COLOURS.get(method, "0.3"))
-            label = f"{LABELS.get(method, method)}\n{found[0].mae:.3f}"
-            axis.text(at, found[0].mae, label, ha="center", va="bottom", fontsize=8)
+            label = LABELS.get(method, method) if place == 0 else None
+            axis.bar(at, found[0].mae, 0.92 * width, color=COLOURS.get(method, "0.3"), label=label)
+            axis.text(at, found[0].mae, f"{found[0].mae:.3f}", ha="center", va="bottom", fontsize=8)
     counts = {s.group: s.tasks for s in summaries}
     axis.set_xticks(range(len(groups)), [f"{group} ({counts[group]} tasks)" for group in groups])
     axis.set_ylabel("mean absolute error (nats)")
     axis.margins(y=0.15)
+    axis.legend(frameon=False, fontsize=8)
     axis.spines[["top", "right"]].set_visible(False)

@@ -1,0 +1,60 @@
+"""Fixtures: a small untrained model for contracts, and the packaged one for accuracy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from flashmi_reg import FlashMI
+from flashmi_reg.checkpoint import PREPROCESSING, Header
+from flashmi_reg.hypernet import Architecture, HyperNetwork
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--weights",
+        default="base",
+        help="name or path of the weights whose accuracy is tested (default: base)",
+    )
+
+
+@pytest.fixture
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def header() -> Header:
+    return Header(
+        architecture=Architecture(hidden=32, features=16, context=32, rounds=2),
+        preprocessing=PREPROCESSING,
+        trained_n=(50, 8192),
+        trained_width=(1, 10),
+        trained_mi=4.0,
+        steps=0,
+        seed=0,
+        training={},
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny(header: Header) -> FlashMI:
+    """An untrained model: every contract but accuracy can be tested on it."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return FlashMI(HyperNetwork(header.architecture), header)
+
+
+@pytest.fixture(scope="session")
+def tiny_path(tiny: FlashMI, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    tiny.save_pretrained(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def trained(request: pytest.FixtureRequest) -> FlashMI:
+    """The packaged weights, or those given by `--weights`."""
+    return FlashMI.from_pretrained(request.config.getoption("--weights"))
