@@ -23,14 +23,13 @@ def _standardise(x: Array) -> Array:
 
 
 def _within(x: Array, radius: Array) -> npt.NDArray[np.int64]:
-    """Count the points of x, shape `(n, d)`, closer than `radius` to each, itself included."""
-    radius = np.nextafter(radius, 0.0)
-    if x.shape[1] == 1:
-        values = np.sort(x[:, 0])
-        upper = np.searchsorted(values, x[:, 0] + radius, side="right")
-        counts = upper - np.searchsorted(values, x[:, 0] - radius, side="left")
-    else:
-        counts = KDTree(x).query_ball_point(x, radius, p=np.inf, return_length=True)
+    """Count the points of x, shape `(n, d)`, closer than `radius` to each, itself included.
+
+    One marginal distance always equals the radius, so the comparison must be exact: distances
+    are compared as the tree computes them. Searching sorted values for x ± radius is not the
+    same, as the sum is rounded.
+    """
+    counts = KDTree(x).query_ball_point(x, np.nextafter(radius, 0.0), p=np.inf, return_length=True)
     return np.maximum(counts, 1).astype(np.int64)
 
 

@@ -32,12 +32,13 @@ class Critic(nn.Module):
         self, dx: int, dy: int, hidden: Sequence[int], *, generator: torch.Generator
     ) -> None:
         super().__init__()
-        self.of_x = nn.Linear(dx, hidden[0])
-        self.of_y = nn.Linear(dy, hidden[0], bias=False)
-        layers: list[nn.Module] = []
-        for width_in, width_out in zip(hidden, [*hidden[1:], 1], strict=True):
-            layers += [nn.ReLU(), nn.Linear(width_in, width_out)]
-        self.head = nn.Sequential(*layers)
+        with torch.random.fork_rng(devices=[]):  # layers first fill themselves from the global one
+            self.of_x = nn.Linear(dx, hidden[0])
+            self.of_y = nn.Linear(dy, hidden[0], bias=False)
+            layers: list[nn.Module] = []
+            for width_in, width_out in zip(hidden, [*hidden[1:], 1], strict=True):
+                layers += [nn.ReLU(), nn.Linear(width_in, width_out)]
+            self.head = nn.Sequential(*layers)
         with torch.no_grad():
             for name, parameter in self.named_parameters():
                 fan_in = dx + dy if name.startswith("of_") else parameter.shape[-1]
