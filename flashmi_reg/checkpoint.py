@@ -17,7 +17,15 @@ from torch import Tensor
 from .errors import CheckpointError
 from .hypernet import Architecture
 
-__all__ = ["PREPROCESSING", "Header", "available", "from_bytes", "load_weights", "save_weights", "to_bytes"]
+__all__ = [
+    "PREPROCESSING",
+    "Header",
+    "available",
+    "from_bytes",
+    "load_weights",
+    "save_weights",
+    "to_bytes",
+]
 
 FORMAT = 1
 # Names the data path that the weights were trained behind. A change to copula, canonical

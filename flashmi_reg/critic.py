@@ -1,9 +1,9 @@
-r"""The critic T(x, y): a Gaussian-copula term plus features with a readout solved in closed form."""
+r"""The critic T(x, y): a Gaussian-copula term plus features read out in closed form."""
 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -110,7 +110,7 @@ class PairFeatures(nn.Module):
         """The last hidden layer of pairs (b, m, inputs), shape (b, m, hidden)."""
         hidden = silu(_modulated(self.first, inputs, modulation, 0))
         for depth, layer in enumerate(self.inner, start=1):
-            hidden = hidden + silu(_modulated(layer, hidden, modulation, depth))
+            hidden = hidden + silu(_modulated(cast(nn.Linear, layer), hidden, modulation, depth))
         return hidden
 
     def features(self, hidden: Tensor, modulation: Modulation) -> Tensor:
@@ -157,10 +157,10 @@ def solve_readout(
         The weights, shape (b, M).
     """
     m = features.shape[1] - n
-    like = {"device": features.device, "dtype": features.dtype}
-    label = torch.cat([torch.ones(n, **like), torch.zeros(m, **like)])
+    device, dtype = features.device, features.dtype
+    label = (torch.arange(n + m, device=device) < n).to(dtype)
     share = label / n + (1 - label) / m
-    eye = torch.eye(features.shape[-1], **like)
+    eye = torch.eye(features.shape[-1], device=device, dtype=dtype)
     weights = prior_mean
     for step in range(steps):
         logit = offset + (features @ weights[..., None])[..., 0]

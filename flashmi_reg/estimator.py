@@ -213,9 +213,7 @@ def _coordinates(data: Canonical, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]
     return torch.where(swapped, y, x), torch.where(swapped, x, y)
 
 
-def _evaluate(
-    network: HyperNetwork, parameters: CriticParameters, u: Tensor, v: Tensor
-) -> Tensor:
+def _evaluate(network: HyperNetwork, parameters: CriticParameters, u: Tensor, v: Tensor) -> Tensor:
     dtype = network.shrink.weight.dtype
     return network.evaluate(parameters, Pairs(u.to(dtype), v.to(dtype)))
 

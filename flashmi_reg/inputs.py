@@ -1,4 +1,4 @@
-"""Checks of what users hand in: an error where nothing can be computed, a warning where it may mislead."""
+"""Checks of inputs: errors where nothing can be computed, warnings where it misleads."""
 
 from __future__ import annotations
 

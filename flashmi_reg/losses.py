@@ -61,9 +61,7 @@ class MutualInformationLoss(nn.Module):
         self.weights = weights
         self._model = FlashMI.from_pretrained(weights)
 
-    def forward(
-        self, x: Tensor, y: Tensor, *, generator: torch.Generator | None = None
-    ) -> Tensor:
+    def forward(self, x: Tensor, y: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
         """The loss of paired samples.
 
         Args:
@@ -93,6 +91,7 @@ class MutualInformationLoss(nn.Module):
         return value.mean() if self.reduction == "mean" else value.sum()
 
     def extra_repr(self) -> str:
+        """The arguments, for `repr`."""
         return (
             f"{self.direction!r}, gradient={self.gradient!r}, reduction={self.reduction!r}, "
             f"weights={str(self.weights)!r}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -127,9 +127,7 @@ class FlashMI:
         doubts = self._doubts(x, y, estimation)
         return MIEstimate(value, x.shape[-2], x.shape[-1], y.shape[-1], tuple(doubts))
 
-    def critic(
-        self, x: Tensor, y: Tensor, *, generator: torch.Generator | None = None
-    ) -> Critic:
+    def critic(self, x: Tensor, y: Tensor, *, generator: torch.Generator | None = None) -> Critic:
         """Reads samples and returns their critic: pointwise MI at any pairs.
 
         Args, shapes and errors are those of :meth:`mutual_information`. The critic is held fixed;
@@ -186,9 +184,12 @@ class FlashMI:
     @torch.no_grad()
     @torch.compiler.disable
     def _doubts(self, x: Tensor, y: Tensor, estimation: Estimation) -> list[str]:
-        columns = (side.detach().mT.reshape(-1, side.shape[-1], side.shape[-2]) for side in (x, y))
+        x_ordered, y_ordered = (
+            side.mT.reshape(-1, side.shape[-1], side.shape[-2]).sort(-1).values for side in (x, y)
+        )
         return support_warnings(
-            *(side.sort(-1).values for side in columns),
+            x_ordered,
+            y_ordered,
             estimation.data.rho,
             estimation.value,
             self.header,
@@ -217,7 +218,7 @@ def _assemble(
     return network
 
 
-@lru_cache(maxsize=None)
+@cache
 def _packaged(name: str) -> FlashMI:
     model = FlashMI._from_state(*load_weights(name), name)
     model._name = name

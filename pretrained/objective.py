@@ -91,7 +91,7 @@ def losses(network: HyperNetwork, batch: Batch) -> Losses:
     r"""The weighted objective of each data set.
 
     KL(σ(T*) ‖ σ(T)) over joint and over shuffled pairs + 0.3 Huber(T, T*) over joint pairs
-    + 0.5 Huber(estimate, MI) + 0.1 Huber(log mean exp T, 0), all over 0.3 + MI. Taken at the
+    + 0.5 Huber(estimate, MI) + 0.1 Huber(log mean exp T, 0), all over 1 + MI. Taken at the
     pairs that the network has read, its optimum is the posterior mean given the data set, so
     that overfitting, which maximising the Donsker–Varadhan bound rewards, is trained away.
     """
@@ -102,7 +102,7 @@ def losses(network: HyperNetwork, batch: Batch) -> Losses:
     pointwise = huber_loss(joint, batch.joint_pmi, reduction="none").mean(-1)
     error = huber_loss(estimate, batch.mi, reduction="none")
     drift = huber_loss(normaliser, torch.zeros_like(normaliser), reduction="none")
-    total = (nce + 0.3 * pointwise + 0.5 * error + 0.1 * drift) / (0.3 + batch.mi.clamp_min(0))
+    total = (nce + 0.3 * pointwise + 0.5 * error + 0.1 * drift) / (1 + batch.mi.clamp_min(0))
     # Few samples of many independent coordinates overfit at first, with gradients that would
     # drown all others and teach the network to ignore its features: their pull is capped.
     total = total / total.detach().clamp_min(CAP) * CAP
@@ -120,4 +120,3 @@ def soft_nce(logit: Tensor, pmi: Tensor) -> Tensor:
 def _pick(samples: Tensor, index: Tensor) -> Tensor:
     """Rows (b, m, d) of samples (b, n, d) at indices (b, m)."""
     return samples.gather(1, index[..., None].expand(-1, -1, samples.shape[-1]))
-

@@ -60,7 +60,9 @@ class TrainingState:
 
     def capture(self, network: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         """Takes the state of a network and its Adam optimizer."""
-        self.model = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
+        self.model = {
+            name: tensor.detach().clone() for name, tensor in network.state_dict().items()
+        }
         self.moments = {
             name: {key: optimizer.state[parameter][key] for key in MOMENTS}
             for name, parameter in network.named_parameters()

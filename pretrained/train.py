@@ -8,9 +8,9 @@ import math
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from flashmi_reg.checkpoint import PREPROCESSING, Header, save_weights
@@ -58,7 +58,7 @@ class Settings:
     seed: int = 0
     validate_every: int = 500
     checkpoint_minutes: float = 4.0
-    precision: str = "bf16-mixed"
+    precision: Literal["bf16-mixed", "32-true"] = "bf16-mixed"
 
 
 def train(out: Path, architecture: Architecture, settings: Settings, *, devices: int = 1) -> None:
@@ -128,7 +128,7 @@ def train(out: Path, architecture: Architecture, settings: Settings, *, devices:
         state.seconds += time.monotonic() - clock
         clock = time.monotonic()
         bar.update()
-        if not fabric.is_global_zero:
+        if validation is None:  # only the first process reports
             continue
         if state.step % 20 == 0:
             bar.set_postfix_str(f"loss {_mean(losses_seen[-200:]):.3f} {shown}")
@@ -191,7 +191,11 @@ def _header(network: HyperNetwork, state: TrainingState, settings: Settings) -> 
 def _log(
     out: Path, state: TrainingState, settings: Settings, seen: list[float], figures: Validation
 ) -> None:
-    record = {"step": state.step, "seconds": round(state.seconds), "skipped": state.skipped}
+    record: dict[str, Any] = {
+        "step": state.step,
+        "seconds": round(state.seconds),
+        "skipped": state.skipped,
+    }
     record |= {"loss": _mean(seen), "rate": settings.rate * schedule(state.step, settings)}
     with (out / "log.jsonl").open("a") as file:
         file.write(json.dumps(record | {"mean_error": figures.mean_error} | asdict(figures)) + "\n")
