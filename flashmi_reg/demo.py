@@ -28,8 +28,8 @@ __all__ = ["Arm", "Outcome", "Report", "run_demo"]
 
 WIDTH = 256
 LATENT = 8
-LEARNING_RATE = 2e-3
-WEIGHT = 1.0
+LEARNING_RATE = 3e-3
+WEIGHT = 1.5
 EPOCHS = 200
 PER_CLASS = 104
 FIGURE = "flashmi_demo.png"
