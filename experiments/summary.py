@@ -1,4 +1,4 @@
-"""Writes the tables of README and model card from results/*.json: `python -m experiments.summary`."""
+"""Writes the tables of README and model card from results/*.json."""
 
 from __future__ import annotations
 
@@ -59,8 +59,11 @@ def _gradients() -> str:
         return ""
     settings = content["settings"]
     rows = [
-        [f"maximise: hidden {name} direction", f"{sum(v > 0.9 for v in values)} of {len(values)}"]
-        + [f"overlap > 0.9; median {number(sorted(values)[len(values) // 2])}"]
+        [
+            f"maximise: hidden {name} direction",
+            f"{sum(v > 0.9 for v in values)} of {len(values)}",
+            f"overlap > 0.9; median {number(sorted(values)[len(values) // 2])}",
+        ]
         for name, values in content["overlaps"].items()
     ]
     for name, found in content["removals"].items():

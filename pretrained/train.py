@@ -73,7 +73,6 @@ def train(out: Path, architecture: Architecture, settings: Settings, *, devices:
         raise MissingExtraError(
             "Pretraining needs Lightning Fabric: pip install 'flashmi_reg[lightning]'."
         ) from error
-    torch.set_flush_denormal(True)
     # The readout before the first residuals is not solved: its prior mean has no gradient.
     strategy = "ddp_find_unused_parameters_true" if devices > 1 else "auto"
     fabric = Fabric(devices=devices, strategy=strategy, precision=settings.precision)
@@ -219,7 +218,12 @@ def main(argv: list[str] | None = None) -> None:
         parser.add_argument(f"--{field.replace('_', '-')}", type=type(value), default=value)
     chosen = vars(parser.parse_args(argv))
     pick = lambda kind: replace(kind, **{k: chosen[k] for k in asdict(kind)})  # noqa: E731
-    train(chosen["out"], pick(Architecture()), pick(Settings()), devices=chosen["devices"])
+    # Denormal numbers slow steps down; the setting is the whole process's, so it is put back.
+    torch.set_flush_denormal(True)
+    try:
+        train(chosen["out"], pick(Architecture()), pick(Settings()), devices=chosen["devices"])
+    finally:
+        torch.set_flush_denormal(False)
 
 
 if __name__ == "__main__":
