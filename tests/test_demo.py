@@ -71,7 +71,7 @@ def test_demo_prints_a_table_and_draws(tmp_path: Path, capsys: pytest.CaptureFix
 
 
 def test_demo_repeats_itself(tmp_path: Path) -> None:
-    runs = [demo.run_demo(output=tmp_path, epochs=4, repeats=1, seed=5) for _ in range(2)]
+    runs = [demo.run_demo(output=tmp_path, epochs=2, repeats=1, seed=5) for _ in range(2)]
     first, second = (run.arms[-1].latent for run in runs)
     torch.testing.assert_close(first, second)
 

@@ -2,11 +2,11 @@
 
 The package needs old versions, so the check has two parts that run in two environments:
 
-    python -m venv /tmp/bmi-venv
-    /tmp/bmi-venv/bin/pip install "jax==0.4.30" "jaxlib==0.4.30" "numpy<2" "scipy<1.13" \
+    python -m venv bmi-venv
+    bmi-venv/bin/pip install "jax==0.4.30" "jaxlib==0.4.30" "numpy<2" "scipy<1.13" \
         "benchmark-mi==0.1.3"
-    /tmp/bmi-venv/bin/python experiments/bmi/check_against_package.py dump /tmp/bmi.npz
-    python -m experiments.bmi.check_against_package compare /tmp/bmi.npz
+    bmi-venv/bin/python experiments/bmi/check_against_package.py dump bmi.npz
+    python -m experiments.bmi.check_against_package compare bmi.npz
 
 The second writes results/bmi_check.json. Imports are local to each part for that reason.
 """
