@@ -44,7 +44,8 @@ def find_direction(
         optimizer.zero_grad()
         loss(x @ nn.functional.normalize(weight, dim=0), y[:, None]).backward()
         optimizer.step()
-    return float((nn.functional.normalize(weight, dim=0)[:, 0] @ hidden).abs())
+    found = nn.functional.normalize(weight.detach(), dim=0)[:, 0]
+    return float((found @ hidden).abs())
 
 
 @dataclass(frozen=True)
