@@ -7,10 +7,12 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from experiments.baselines.protocol import Estimate, as_pair
+from experiments.baselines.gaussian_copula import normal_scores
+from experiments.baselines.protocol import Array, Estimate, as_pair
 
 __all__ = ["Critic", "Objective", "Schedule", "fit", "log_mean_exp"]
 
@@ -86,6 +88,9 @@ class Schedule:
         every: The number of steps between two looks at the held-out half.
         patience: How many looks without a new best value end training.
         held_out: The share of pairs that is held out.
+        scores: Whether coordinates become normal scores of their ranks, which FlashMI sees too,
+            instead of being standardised as in the BMI benchmark. Mutual information is the
+            same; but with raw Cauchy data a single pair can drive the bound to 12 nats.
     """
 
     hidden: tuple[int, ...] = (64, 64, 64)
@@ -95,6 +100,7 @@ class Schedule:
     every: int = 50
     patience: int = 10
     held_out: float = 0.5
+    scores: bool = True
 
 
 def log_mean_exp(x: Tensor) -> Tensor:
@@ -102,8 +108,11 @@ def log_mean_exp(x: Tensor) -> Tensor:
     return x.flatten().logsumexp(0) - math.log(x.numel())
 
 
-def _standardise(x: Tensor) -> Tensor:
-    return (x - x.mean(0)) / x.std(0).clamp_min(1e-12)
+def _prepare(x: Array, scores: bool) -> Tensor:
+    if scores:
+        x = normal_scores(x)
+    spread = np.maximum(x.std(axis=0), 1e-12)
+    return torch.from_numpy((x - x.mean(axis=0)) / spread).float()
 
 
 def fit(
@@ -119,9 +128,8 @@ def fit(
         schedule: How the critic is trained.
     """
     start = time.perf_counter()
-    as_pair(x, y)
+    x, y = (_prepare(z, schedule.scores) for z in as_pair(x, y))
     generator = torch.Generator().manual_seed(seed)
-    x, y = (_standardise(z.detach().cpu().double()).float() for z in (x, y))
     order = torch.randperm(len(x), generator=generator)
     cut = round(len(x) * schedule.held_out)
     (x_test, x_train), (y_test, y_train) = (z[order].split([cut, len(z) - cut]) for z in (x, y))
