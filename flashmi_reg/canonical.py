@@ -50,7 +50,9 @@ def canonicalise(x: Tensor, y: Tensor, width: int) -> Canonical:
     flipped so that the sum of their third moments is positive; the wider side comes first, and of
     two equally wide ones that with the larger fourth moment. Coordinates of the wider side that
     have no partner are rotated to the principal axes of their covariance weighted by the squared
-    norm of the other side. Hence neither a linear map of a side nor exchanging the two matters.
+    norm of the other side. Hence neither a linear map of a side nor exchanging the two matters,
+    where the moments tell. For 1 + 1 coordinates without ties they do not (the third ones are zero
+    and the fourth ones equal), and rounding settles the sign.
 
     Args:
         x: scores, shape (b, n, dx), dx ≤ width.

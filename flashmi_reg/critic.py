@@ -141,7 +141,9 @@ def solve_readout(
         mean_joint softplus(−T) + mean_shuffled softplus(T) + |w − w₀|² / (2n),
 
     by minimising the quadratic that bounds it from above (Jaakkola & Jordan, 2000): unlike a
-    plain Newton step, which overshoots where the critic is sure, that always goes downhill.
+    plain Newton step, which overshoots where the critic is sure, that goes downhill. Only the
+    first two steps take the bound anew; a later one reuses the second's, and can rise a little
+    where features are large.
 
     A unit penalty is no restriction: the scale of each feature, which the network emits, sets
     how strongly it is penalised. Gradients pass through the solve.
@@ -151,7 +153,7 @@ def solve_readout(
         offset: the critic before the readout, shape (b, n + m).
         n: number of joint pairs.
         prior_mean: w₀, shape (b, M).
-        steps: number of Newton steps.
+        steps: number of steps.
 
     Returns:
         The weights, shape (b, M).

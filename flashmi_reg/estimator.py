@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from .canonical import Canonical, canonicalise
-from .copula import Marginals, normal_scores
+from .copula import Marginals
 from .critic import donsker_varadhan
 from .hypernet import CriticParameters, HyperNetwork, Pairs
 
-__all__ = ["Critic", "Estimation", "derange", "estimate_scores", "shuffle_copies"]
+__all__ = ["Critic", "Estimation", "derange", "estimate_scores", "rows_of", "shuffle_copies"]
 
 # The hypernetwork reads at most this many samples; larger data are read in part, evaluated in full.
 READ_LIMIT = 8192
@@ -110,7 +110,7 @@ def _estimate_large(
         swapped = data.swapped[:, None]
         pick_x = torch.where(swapped, second[block], first[block])
         pick_y = torch.where(swapped, first[block], second[block])
-        u, v = _coordinates(data, _rows(x, pick_x), _rows(y, pick_y))
+        u, v = _coordinates(data, rows_of(x, pick_x), rows_of(y, pick_y))
         shuffled.append(_evaluate(network, parameters, u, v))
     value = donsker_varadhan(torch.cat(joint, 1), torch.cat(shuffled, 1))
     return Estimation(value, data, parameters)
@@ -173,7 +173,7 @@ def _arranged(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         swap = exchanged[:, None]
         key = torch.where(swap, y_key, x_key) + math.sqrt(2) * torch.where(swap, x_key, y_key)
         order = key.argsort(-1)
-    x, y = _rows(x, order), _rows(y, order)
+    x, y = rows_of(x, order), rows_of(y, order)
     if not equal:
         return (y, x, exchanged) if x.shape[-1] < y.shape[-1] else (x, y, exchanged)
     swap = exchanged[:, None, None]
@@ -193,7 +193,8 @@ def _exchange_back(estimation: Estimation, exchanged: Tensor) -> Estimation:
     return estimation._replace(data=data)
 
 
-def _rows(samples: Tensor, index: Tensor) -> Tensor:
+def rows_of(samples: Tensor, index: Tensor) -> Tensor:
+    """Rows (b, m, d) of samples (b, n, d) at indices (b, m)."""
     return samples.gather(1, index[..., None].expand(*index.shape, samples.shape[-1]))
 
 
@@ -216,8 +217,3 @@ def _coordinates(data: Canonical, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]
 def _evaluate(network: HyperNetwork, parameters: CriticParameters, u: Tensor, v: Tensor) -> Tensor:
     dtype = network.shrink.weight.dtype
     return network.evaluate(parameters, Pairs(u.to(dtype), v.to(dtype)))
-
-
-def scores_of(x: Tensor) -> Tensor:
-    """Normal scores of samples (n, d) or (b, n, d), with a batch dimension."""
-    return normal_scores(_batch(x))

@@ -46,7 +46,7 @@ class FlashMI:
     def __init__(self, network: HyperNetwork, header: Header) -> None:
         self.header = header
         self._network = network.requires_grad_(False).eval()
-        self._copies: dict[tuple[torch.device, torch.dtype], HyperNetwork] = {}
+        self._copies: dict[torch.device, HyperNetwork] = {}
         self._name: str | None = None
 
     @classmethod
@@ -196,14 +196,12 @@ class FlashMI:
         )
 
     def _on(self, device: torch.device) -> HyperNetwork:
-        weight = self._network.shrink.weight
-        if weight.device == device:
+        if self._network.shrink.weight.device == device:
             return self._network
-        key = (device, weight.dtype)
-        if key not in self._copies:
+        if device not in self._copies:
             network = _assemble(self.header, self._network.state_dict(), device)
-            self._copies[key] = network.requires_grad_(False).eval()
-        return self._copies[key]
+            self._copies[device] = network.requires_grad_(False).eval()
+        return self._copies[device]
 
 
 # Weights first loaded in inference mode, e.g. by a validation loop, must serve training later.

@@ -11,15 +11,15 @@ from torch.nn.functional import binary_cross_entropy_with_logits, huber_loss
 from flashmi_reg.canonical import Canonical, canonicalise
 from flashmi_reg.copula import normal_scores
 from flashmi_reg.critic import log_mean_exp
-from flashmi_reg.estimator import derange, shuffle_copies
+from flashmi_reg.estimator import derange, rows_of, shuffle_copies
 from flashmi_reg.hypernet import HyperNetwork, Pairs
 
 from .prior import DataSets
 
+__all__ = ["Batch", "Losses", "losses", "prepare", "soft_nce"]
+
 # Loss of a data set beyond which its gradient no longer grows.
 CAP = 0.5
-
-__all__ = ["Batch", "Losses", "losses", "prepare"]
 
 
 class Batch(NamedTuple):
@@ -63,7 +63,7 @@ def prepare(groups: list[DataSets], width: int, generator: torch.Generator) -> B
         picked_y = torch.where(form.swapped[:, None], first, second)
         joint_pmi.append(group.pmi())
         shuffled_pmi.append(
-            group.log_ratio(_pick(group.source_x, picked_x), _pick(group.source_y, picked_y))
+            group.log_ratio(rows_of(group.source_x, picked_x), rows_of(group.source_y, picked_y))
         )
         # The maps have a row per coordinate; no one needs them here.
         empty = form.u.new_zeros(form.u.shape[0], 0, width)
@@ -115,8 +115,3 @@ def soft_nce(logit: Tensor, pmi: Tensor) -> Tensor:
     cross = binary_cross_entropy_with_logits(logit, target, reduction="none")
     own = binary_cross_entropy_with_logits(pmi, target, reduction="none")
     return (cross - own).mean(-1)
-
-
-def _pick(samples: Tensor, index: Tensor) -> Tensor:
-    """Rows (b, m, d) of samples (b, n, d) at indices (b, m)."""
-    return samples.gather(1, index[..., None].expand(-1, -1, samples.shape[-1]))
