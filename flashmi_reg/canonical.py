@@ -47,12 +47,11 @@ def canonicalise(x: Tensor, y: Tensor, width: int) -> Canonical:
     r"""Brings normal scores to canonical coordinates, in float64.
 
     Signs and sides are fixed by rules that depend on the data alone: each pair of coordinates is
-    flipped so that the sum of their third moments is positive; the wider side comes first, and of
-    two equally wide ones that with the larger fourth moment. Coordinates of the wider side that
-    have no partner are rotated to the principal axes of their covariance weighted by the squared
-    norm of the other side. Hence neither a linear map of a side nor exchanging the two matters,
-    where the moments tell. For 1 + 1 coordinates without ties they do not (the third ones are zero
-    and the fourth ones equal), and rounding settles the sign.
+    flipped so that the third moment of their sum is positive; the wider side comes first, and of
+    two equally wide ones that with the larger fourth moments and mixed third ones. Coordinates of
+    the wider side that have no partner are rotated to the principal axes of their covariance
+    weighted by the squared norm of the other side. Hence neither a linear map of a side nor
+    exchanging the two matters, where the moments tell.
 
     Args:
         x: scores, shape (b, n, dx), dx ≤ width.
@@ -73,9 +72,10 @@ def canonicalise(x: Tensor, y: Tensor, width: int) -> Canonical:
     u, v = pad(x_white @ x_turn, (0, width - dx)), pad(y_white @ y_turn, (0, width - dy))
 
     with torch.no_grad():
-        skew = u.pow(3).mean(-2) + v.pow(3).mean(-2)
-        sign = torch.where(skew < 0, -1.0, 1.0)
-        tails = u.pow(4).mean((-1, -2)) < v.pow(4).mean((-1, -2))
+        # Neither side's own third moment tells in one dimension: normal scores have none.
+        sign = torch.where((u + v).pow(3).mean(-2) < 0, -1.0, 1.0)
+        odd = (u * v * (u - v)).mean(-2) * sign
+        tails = (u.pow(4) - v.pow(4)).mean(-2).sum(-1) + odd.sum(-1) < 0
         swapped = tails if dx == dy else torch.full_like(tails, dx < dy)
         widths = torch.tensor([[dx, dy]], device=u.device).expand(b, 2)
         widths = torch.where(swapped[:, None], widths.flip(-1), widths)

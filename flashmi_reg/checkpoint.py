@@ -30,7 +30,7 @@ __all__ = [
 FORMAT = 1
 # Names the data path that the weights were trained behind. A change to copula, canonical
 # coordinates, shuffling or critic that alters what the network sees needs a new name.
-PREPROCESSING = "normal-scores/canonical-1"
+PREPROCESSING = "normal-scores/canonical-2"
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-r"""The critic T(x, y): a Gaussian-copula term plus features read out in closed form."""
+r"""The critic T(x, y): a Gaussian-copula term plus features that a readout combines."""
 
 from __future__ import annotations
 
@@ -16,11 +16,8 @@ __all__ = [
     "gaussian_pmi",
     "log_mean_exp",
     "pair_inputs",
-    "solve_readout",
 ]
 
-# Curvature is taken anew at most this often; further steps reuse its factor.
-CURVATURES = 2
 # Initial variance gain of the layers: the readout of the untrained network already finds a part
 # of most dependences.
 GAIN = 2.0
@@ -71,13 +68,14 @@ class Modulation(NamedTuple):
     """What the hypernetwork emits for one data set: a scale and a shift for each unit.
 
     Attributes:
-        scales: per layer, shape (b, 1, units); one in the neutral state. The last is not used.
-        shifts: per layer, shape (b, 1, units); zero in the neutral state. The last moves
-            the log-amplitudes of the features, by at most one.
+        scales: per layer, shape (b, 1, units); one in the neutral state.
+        shifts: per layer, shape (b, 1, units); zero in the neutral state.
+        accents: of the features' log-amplitudes, shape (b, features); at most one in size.
     """
 
     scales: list[Tensor]
     shifts: list[Tensor]
+    accents: Tensor
 
 
 class PairFeatures(nn.Module):
@@ -95,16 +93,15 @@ class PairFeatures(nn.Module):
         self.first = nn.Linear(3 * width + 4, hidden)
         self.inner = nn.ModuleList(nn.Linear(hidden, hidden) for _ in range(layers - 1))
         self.last = nn.Linear(hidden, features)
-        self.amplitude = nn.Parameter(torch.full((features,), -1.0))
+        self.amplitude = nn.Parameter(torch.zeros(features))
         for layer in (self.first, *self.inner, self.last):
             nn.init.normal_(layer.weight, std=math.sqrt(GAIN / layer.in_features))
             nn.init.normal_(layer.bias, std=0.3)
 
     @property
     def units(self) -> list[int]:
-        """Number of units of each modulated layer, and of the features' amplitudes."""
-        layers = (self.first, *self.inner, self.last)
-        return [*(layer.out_features for layer in layers), self.amplitude.numel()]
+        """Number of units of each modulated layer."""
+        return [layer.out_features for layer in (self.first, *self.inner, self.last)]
 
     def forward(self, inputs: Tensor, modulation: Modulation) -> Tensor:
         """The last hidden layer of pairs (b, m, inputs), shape (b, m, hidden)."""
@@ -118,68 +115,17 @@ class PairFeatures(nn.Module):
 
         They are bounded, so that a pair far out cannot get a value far out.
         """
-        return _modulated(self.last, hidden, modulation, -2).tanh()
+        return _modulated(self.last, hidden, modulation, -1).tanh()
 
     def amplitudes(self, modulation: Modulation) -> Tensor:
-        """How strongly each feature may contribute, shape (b, features)."""
-        return (self.amplitude + modulation.shifts[-1][:, 0].tanh()).exp()
+        """How strongly each feature may contribute beside the others, shape (b, features)."""
+        return (self.amplitude + modulation.accents).exp()
 
 
 def _modulated(layer: nn.Linear, inputs: Tensor, modulation: Modulation, depth: int) -> Tensor:
     scale, shift = modulation.scales[depth], modulation.shifts[depth]
     # Scaling the weights once per data set is cheaper than scaling every activation.
     return torch.baddbmm(layer.bias * scale + shift, inputs, layer.weight.T * scale)
-
-
-def solve_readout(
-    features: Tensor, offset: Tensor, n: int, prior_mean: Tensor, steps: int
-) -> Tensor:
-    r"""Readout weights w of T = offset + w·φ by a fixed number of Newton-like steps.
-
-    They descend the ridge-penalised NCE objective (Gutmann & Hyvärinen, 2010), convex in w,
-
-        mean_joint softplus(−T) + mean_shuffled softplus(T) + |w − w₀|² / (2n),
-
-    by minimising the quadratic that bounds it from above (Jaakkola & Jordan, 2000): unlike a
-    plain Newton step, which overshoots where the critic is sure, that goes downhill. Only the
-    first two steps take the bound anew; a later one reuses the second's, and can rise a little
-    where features are large.
-
-    A unit penalty is no restriction: the scale of each feature, which the network emits, sets
-    how strongly it is penalised. Gradients pass through the solve.
-
-    Args:
-        features: φ at n joint pairs, followed by m shuffled ones, shape (b, n + m, M).
-        offset: the critic before the readout, shape (b, n + m).
-        n: number of joint pairs.
-        prior_mean: w₀, shape (b, M).
-        steps: number of steps.
-
-    Returns:
-        The weights, shape (b, M).
-    """
-    m = features.shape[1] - n
-    device, dtype = features.device, features.dtype
-    label = (torch.arange(n + m, device=device) < n).to(dtype)
-    share = label / n + (1 - label) / m
-    eye = torch.eye(features.shape[-1], device=device, dtype=dtype)
-    weights = prior_mean
-    for step in range(steps):
-        logit = offset + (features @ weights[..., None])[..., 0]
-        slope = ((share * (logit.sigmoid() - label))[:, None] @ features)[:, 0]
-        slope = slope + (weights - prior_mean) / n
-        if step < CURVATURES:
-            curvature = share * _bound_on_curvature(logit)
-            hessian = (features * curvature[..., None]).mT @ features + eye / n
-            factor, _ = torch.linalg.cholesky_ex(hessian)
-        weights = weights - torch.cholesky_solve(slope[..., None], factor)[..., 0]
-    return weights
-
-
-def _bound_on_curvature(logit: Tensor) -> Tensor:
-    """Curvature of the tightest parabola above softplus that touches it at `logit` and −`logit`."""
-    size = logit.abs().clamp_min(1e-3)
-    return (size / 2).tanh() / (2 * size)
 
 
 def log_mean_exp(joint: Tensor, shuffled: Tensor) -> Tensor:

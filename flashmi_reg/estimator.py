@@ -13,7 +13,15 @@ from .copula import Marginals
 from .critic import donsker_varadhan
 from .hypernet import CriticParameters, HyperNetwork, Pairs
 
-__all__ = ["Critic", "Estimation", "derange", "estimate_scores", "rows_of", "shuffle_copies"]
+__all__ = [
+    "Critic",
+    "Estimation",
+    "coordinates",
+    "derange",
+    "estimate_scores",
+    "rows_of",
+    "shuffle_copies",
+]
 
 # The hypernetwork reads at most this many samples; larger data are read in part, evaluated in full.
 READ_LIMIT = 8192
@@ -43,14 +51,16 @@ class Estimation(NamedTuple):
     """What one pass over data sets yields.
 
     Attributes:
-        value: Donsker–Varadhan estimate in nats, shape (b,).
+        value: Donsker–Varadhan estimate less its optimism, in nats, shape (b,).
         data: canonical form of the samples.
         parameters: of the critic.
+        optimism: what was subtracted for reading the critic off the same pairs, shape (b,).
     """
 
     value: Tensor
     data: Canonical
     parameters: CriticParameters
+    optimism: Tensor
 
 
 def estimate_scores(
@@ -81,13 +91,14 @@ def _estimate_read(
     with torch.set_grad_enabled(track and not frozen):
         data = canonicalise(x, y, network.architecture.width)
         joint, shuffled = _pairs(network, data.u, data.v, index)
-        parameters, at_joint, at_shuffled = network(data, joint, shuffled)
+        parameters, at_joint, at_shuffled, optimism = network(data, joint, shuffled)
     if track and frozen:
-        u, v = _coordinates(data, x, y)
+        u, v = coordinates(data, x, y)
         joint, shuffled = _pairs(network, u, v, index)
         at_joint = network.evaluate(parameters, joint)
         at_shuffled = network.evaluate(parameters, shuffled)
-    return Estimation(donsker_varadhan(at_joint, at_shuffled), data, parameters)
+    value = donsker_varadhan(at_joint, at_shuffled) - optimism
+    return Estimation(value, data, parameters, optimism)
 
 
 def _estimate_large(
@@ -98,22 +109,24 @@ def _estimate_large(
     chosen = torch.randperm(n, generator=generator, device=generator.device)[:READ_LIMIT]
     chosen = chosen.sort().values.to(x.device)
     with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
-        _, data, parameters = estimate_scores(
+        _, data, parameters, optimism = estimate_scores(
             network, x[:, chosen], y[:, chosen], generator, frozen=False
         )
     first, second = (part.to(x.device) for part in derange(n, 1, generator))
     joint, shuffled = [], []
     for start in range(0, n, CHUNK):
         block = slice(start, start + CHUNK)
-        u, v = _coordinates(data, x[:, block], y[:, block])
+        u, v = coordinates(data, x[:, block], y[:, block])
         joint.append(_evaluate(network, parameters, u, v))
         swapped = data.swapped[:, None]
         pick_x = torch.where(swapped, second[block], first[block])
         pick_y = torch.where(swapped, first[block], second[block])
-        u, v = _coordinates(data, rows_of(x, pick_x), rows_of(y, pick_y))
+        u, v = coordinates(data, rows_of(x, pick_x), rows_of(y, pick_y))
         shuffled.append(_evaluate(network, parameters, u, v))
-    value = donsker_varadhan(torch.cat(joint, 1), torch.cat(shuffled, 1))
-    return Estimation(value, data, parameters)
+    # Only the pairs that were read flatter the critic.
+    optimism = optimism * (READ_LIMIT / n)
+    value = donsker_varadhan(torch.cat(joint, 1), torch.cat(shuffled, 1)) - optimism
+    return Estimation(value, data, parameters, optimism)
 
 
 class Critic:
@@ -142,7 +155,7 @@ class Critic:
         Returns:
             Shape (m,) or (b, m).
         """
-        u, v = _coordinates(self._data, self._x(_batch(x)), self._y(_batch(y)))
+        u, v = coordinates(self._data, self._x(_batch(x)), self._y(_batch(y)))
         with torch.autocast(x.device.type, enabled=False):
             value = _evaluate(self._network, self._parameters, u, v).to(x.dtype)
         return value if self._batched else value[0]
@@ -206,7 +219,7 @@ def _pairs(
     return Pairs(u, v), Pairs(u[:, index[0]], v[:, index[1]])
 
 
-def _coordinates(data: Canonical, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+def coordinates(data: Canonical, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """Canonical coordinates of scores by the maps of a data set, held fixed or not as they are."""
     x = x.double() @ data.x_map[:, :-1] + data.x_map[:, -1:]
     y = y.double() @ data.y_map[:, :-1] + data.y_map[:, -1:]

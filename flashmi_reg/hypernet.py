@@ -19,17 +19,31 @@ from .canonical import Canonical
 from .critic import (
     Modulation,
     PairFeatures,
+    donsker_varadhan,
     gaussian_pmi,
     pair_inputs,
+)
+from .readout import (
+    ITERATIONS,
+    LEVELS,
+    Loudness,
+    choose_loudness,
+    leave_one_out,
     solve_readout,
 )
 
 __all__ = ["Architecture", "CriticParameters", "Emission", "HyperNetwork", "Pairs", "Readout"]
 
 MAX_CORRELATION = 0.9999
-NEWTON_STEPS = 3
-# Before the last round a rough readout will do: it only serves to find the residuals.
+# A part of the features tells how loud they all may be, and where later rounds find residuals.
 ROUGH_FEATURES = 64
+ROUGH_ITERATIONS = 3
+# The network moves the loudness that leave-one-out chose by at most this much, in logs.
+MAX_CORRECTION = 3.0
+# A feature of less spread is not scaled up to unit spread: few pairs would make it up.
+MIN_SPREAD = 0.2
+# Units of the heads that correct loudness and optimism.
+HEAD = 64
 
 
 @dataclass(frozen=True)
@@ -48,9 +62,9 @@ class Architecture:
     width: int = 10
     hidden: int = 192
     layers: int = 3
-    features: int = 192
+    features: int = 256
     context: int = 256
-    rounds: int = 2
+    rounds: int = 1
 
 
 class Pairs(NamedTuple):
@@ -65,6 +79,13 @@ class Readout(NamedTuple):
 
     weights: Tensor
     bias: Tensor
+
+
+class Scaling(NamedTuple):
+    """What standardises features: centre and factor, each of shape (b, features)."""
+
+    centre: Tensor
+    factor: Tensor
 
 
 class CriticParameters(NamedTuple):
@@ -88,11 +109,14 @@ class Emission(NamedTuple):
         parameters: what makes the critic.
         joint: values at joint pairs, shape (b, n).
         shuffled: values at shuffled pairs, shape (b, m).
+        optimism: by how much the Donsker–Varadhan value at these pairs overstates the information,
+            since the critic was read off them, shape (b,).
     """
 
     parameters: CriticParameters
     joint: Tensor
     shuffled: Tensor
+    optimism: Tensor
 
 
 class HyperNetwork(nn.Module):
@@ -112,10 +136,7 @@ class HyperNetwork(nn.Module):
         self.shrink = nn.Linear(a.context, a.width)
         self.body = PairFeatures(a.width, a.hidden, a.layers, a.features)
         self.emit = nn.ModuleList(
-            nn.Linear(a.context, 2 * sum(self.body.units)) for _ in range(a.rounds + 1)
-        )
-        self.prior_mean = nn.ModuleList(
-            nn.Linear(a.context, a.features + 1) for _ in range(a.rounds + 1)
+            nn.Linear(a.context, 2 * sum(self.body.units) + a.features) for _ in range(a.rounds + 1)
         )
         self.probe = nn.ModuleList(nn.Linear(a.hidden, a.context) for _ in range(a.rounds))
         self.update = nn.ModuleList(
@@ -126,13 +147,25 @@ class HyperNetwork(nn.Module):
             )
             for _ in range(a.rounds)
         )
+        evidence = len(LEVELS) + 3
+        self.correct = nn.Sequential(
+            nn.Linear(a.context + evidence, HEAD), nn.SiLU(), nn.Linear(HEAD, 1)
+        )
+        self.temper = nn.Sequential(
+            nn.Linear(a.context + evidence + 4, HEAD), nn.SiLU(), nn.Linear(HEAD, 2)
+        )
         # Contexts would otherwise grow round by round. They are of length one, not √units, or one
         # optimizer step on the emitting layers would move all that they emit by a large amount.
         self.norm = nn.LayerNorm(a.context)
         nn.init.constant_(self.norm.weight, 1 / math.sqrt(a.context))
-        for layer in (self.shrink, *self.emit, *self.prior_mean):
+        for layer in (self.shrink, *self.emit):
             nn.init.normal_(layer.weight, std=0.05)
             nn.init.zeros_(layer.bias)
+        for head in (self.correct, self.temper):
+            nn.init.zeros_(head[-1].weight)
+            nn.init.zeros_(head[-1].bias)
+        # Half the gap between fit and leave-one-out is optimism, where the critic is the right one.
+        nn.init.constant_(self.temper[-1].bias, -math.log(3))
         nn.init.constant_(self.shrink.bias, 4.0)
 
     def forward(self, data: Canonical, joint: Pairs, shuffled: Pairs) -> Emission:
@@ -157,14 +190,27 @@ class HyperNetwork(nn.Module):
             modulation = self._modulation(turn, context)
             hidden = self.body(inputs, modulation)
             if turn > 0:
-                total, _ = self._read_out(turn, context, hidden, modulation, gaussian, n, 1)
+                features, _ = self._standard(hidden, modulation, ROUGH_FEATURES)
+                with _full_precision(features):
+                    total = solve_readout(features, gaussian, n, ROUGH_ITERATIONS).values
             pooled = _pool(silu(probe(hidden)), total, n).to(dtype)
             context = context + update(torch.cat([context, pooled], -1)).to(dtype)
             context = self.norm(context)
         modulation = self._modulation(-1, context)
         hidden = self.body(inputs, modulation)
-        total, readout = self._read_out(-1, context, hidden, modulation, gaussian, n, NEWTON_STEPS)
-        return Emission(CriticParameters(rho, modulation, readout), total[:, :n], total[:, n:])
+        features, scaling = self._standard(hidden, modulation)
+        loudness = self._loudness(features, gaussian, n)
+        correction = self.correct(torch.cat([context, loudness.evidence], -1)).to(dtype)
+        level = loudness.level + MAX_CORRECTION * correction.tanh()
+        # The constant, last, keeps its own.
+        features = torch.cat([features[..., :-1] * level.exp()[:, None], features[..., -1:]], -1)
+        with _full_precision(features):
+            total, weights = solve_readout(features, gaussian, n, ITERATIONS)
+        optimism = self._optimism(features, total, context, loudness, data.widths, n)
+        weights, bias = weights[:, :-1] * level.exp() * scaling.factor, weights[:, -1]
+        readout = Readout(weights, bias - (weights * scaling.centre).sum(-1))
+        parameters = CriticParameters(rho, modulation, readout)
+        return Emission(parameters, total[:, :n], total[:, n:], optimism)
 
     def evaluate(self, parameters: CriticParameters, pairs: Pairs) -> Tensor:
         """The critic at pairs in canonical coordinates: PMI in nats, shape (b, m)."""
@@ -176,40 +222,68 @@ class HyperNetwork(nn.Module):
 
     def _modulation(self, turn: int, context: Tensor) -> Modulation:
         emitted = self.emit[turn](context).to(context.dtype)[:, None]
-        scales, shifts = emitted.chunk(2, -1)
         units = self.body.units
-        return Modulation(list((1 + scales).split(units, -1)), list(shifts.split(units, -1)))
+        scales, shifts, accents = emitted.split(
+            [sum(units), sum(units), self.architecture.features], -1
+        )
+        return Modulation(
+            list((1 + scales).split(units, -1)),
+            list(shifts.split(units, -1)),
+            accents[:, 0].tanh(),
+        )
 
-    def _read_out(
+    def _standard(
+        self, hidden: Tensor, modulation: Modulation, features: int | None = None
+    ) -> tuple[Tensor, Scaling]:
+        """Features in units of their spread times their amplitudes, and a constant one, last.
+
+        In these units features cannot escape the penalty by growing.
+        """
+        values = self.body.features(hidden, modulation)[..., :features]
+        values = values.to(modulation.accents.dtype)
+        centre = values.mean(1)
+        variance = (values.square().mean(1) - centre.square()).clamp_min(0)
+        factor = self.body.amplitudes(modulation)[:, :features]
+        factor = factor * (variance + MIN_SPREAD**2).rsqrt()
+        values = (values - centre[:, None]) * factor[:, None]
+        return torch.cat([values, torch.ones_like(values[..., :1])], -1), Scaling(centre, factor)
+
+    def _loudness(self, features: Tensor, offset: Tensor, n: int) -> Loudness:
+        # In training, what is chosen guides the features and is not guided by them.
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.training):
+            rough = torch.cat([features[..., :ROUGH_FEATURES], features[..., -1:]], -1)
+            with _full_precision(features):
+                return choose_loudness(rough, offset, n)
+
+    def _optimism(
         self,
-        turn: int,
+        features: Tensor,
+        total: Tensor,
         context: Tensor,
-        hidden: Tensor,
-        modulation: Modulation,
-        offset: Tensor,
+        loudness: Loudness,
+        widths: Tensor,
         n: int,
-        steps: int,
-    ) -> tuple[Tensor, Readout]:
-        """The critic's values at all pairs, and the readout that was solved for."""
-        features = self.body.features(hidden, modulation)
-        prior_mean = self.prior_mean[turn](context)
-        if turn >= 0:
-            features = features[..., :ROUGH_FEATURES]
-            weights, bias = prior_mean[:, : features.shape[-1]], prior_mean[:, -1:]
-            prior_mean = torch.cat([weights, bias], -1)
-        with torch.autocast(features.device.type, enabled=False):
-            features, prior_mean = features.to(offset.dtype), prior_mean.to(offset.dtype)
-            # In units of their spread, features cannot escape the penalty by growing, nor can
-            # training silence them by making them small.
-            centre, spread = features.mean(1), features.std(1) + 1e-3
-            amplitude = self.body.amplitudes(modulation)[:, : spread.shape[-1]] / spread
-            standard = (features - centre[:, None]) * amplitude[:, None]
-            constant = torch.ones_like(standard[..., :1])
-            standard = torch.cat([standard, constant], -1)
-            weights = solve_readout(standard, offset, n, prior_mean, steps)
-            total = offset + (standard @ weights[..., None])[..., 0]
-            weights, bias = weights[:, :-1] * amplitude, weights[:, -1]
-            return total, Readout(weights, bias - (weights * centre).sum(-1))
+    ) -> Tensor:
+        """Shares, which the network emits, of two excesses of an in-sample estimate.
+
+        They are the gap between the critic's fit and its leave-one-out, and dx · dy / 2n, the bias
+        of a Gaussian estimate; both of first order in 1/n.
+        """
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.training):
+            with _full_precision(features):
+                fresh = leave_one_out(features, total, n)
+            gap = (total - fresh)[:, :n].mean(-1)
+            value = donsker_varadhan(total[:, :n], total[:, n:])
+            gaussian = widths.prod(-1).to(gap.dtype) / (2 * n)
+            root = math.sqrt(n)
+            inputs = torch.stack([value, gap, (root * gap).log1p(), (root * gaussian).log1p()], -1)
+            inputs = torch.cat([loudness.evidence, inputs], -1)
+        shares = 2 * self.temper(torch.cat([context, inputs], -1)).to(gap.dtype).sigmoid()
+        return (shares * torch.stack([gap, gaussian], -1)).sum(-1)
+
+
+def _full_precision(tensor: Tensor) -> torch.autocast:
+    return torch.autocast(tensor.device.type, enabled=False)
 
 
 def _statistics(rho: Tensor, widths: Tensor, n: int) -> Tensor:

@@ -1,25 +1,27 @@
-"""The pretraining objective: the critic is regressed on the exact PMI at the pairs it read."""
+"""The pretraining objective: the critic is regressed on the exact PMI, read and fresh pairs."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, huber_loss
 
 from flashmi_reg.canonical import Canonical, canonicalise
-from flashmi_reg.copula import normal_scores
-from flashmi_reg.critic import log_mean_exp
-from flashmi_reg.estimator import derange, rows_of, shuffle_copies
+from flashmi_reg.copula import Marginals, normal_scores
+from flashmi_reg.critic import donsker_varadhan
+from flashmi_reg.estimator import coordinates, derange, rows_of, shuffle_copies
 from flashmi_reg.hypernet import HyperNetwork, Pairs
 
 from .prior import DataSets
 
-__all__ = ["Batch", "Losses", "losses", "prepare", "soft_nce"]
+__all__ = ["Batch", "Losses", "Objective", "losses", "prepare", "soft_nce"]
 
-# Loss of a data set beyond which its gradient no longer grows.
-CAP = 0.5
+# Loss of a data set from which on it counts by its logarithm.
+KNEE = 0.15
+# Weight of pairs that the network has not read; the rest is that of those that it has.
+FRESH = 0.7
 
 
 class Batch(NamedTuple):
@@ -31,6 +33,8 @@ class Batch(NamedTuple):
         shuffled: pairs of the product of marginals.
         joint_pmi: exact PMI, shape (b, n).
         shuffled_pmi: exact PMI, shape (b, m).
+        fresh: as many joint as shuffled pairs of samples that the network does not read.
+        fresh_pmi: exact PMI there, shape (b, 2q).
     """
 
     data: Canonical
@@ -38,12 +42,15 @@ class Batch(NamedTuple):
     shuffled: Pairs
     joint_pmi: Tensor
     shuffled_pmi: Tensor
+    fresh: Pairs
+    fresh_pmi: Tensor
 
     def to(self, device: torch.device) -> Batch:
         """The batch on another device."""
         data = Canonical(*(part.to(device) for part in self.data))
-        joint, shuffled = (Pairs(*(side.to(device) for side in p)) for p in self[1:3])
-        return Batch(data, joint, shuffled, *(pmi.to(device) for pmi in self[3:]))
+        pairs = [Pairs(*(side.to(device) for side in p)) for p in self[1:3] + self[5:6]]
+        pmi = [part.to(device) for part in self[3:5] + self[6:]]
+        return Batch(data, pairs[0], pairs[1], pmi[0], pmi[1], pairs[2], pmi[2])
 
     @property
     def mi(self) -> Tensor:
@@ -51,32 +58,47 @@ class Batch(NamedTuple):
         return self.joint_pmi.mean(-1)
 
 
-def prepare(groups: list[DataSets], width: int, generator: torch.Generator) -> Batch:
-    """Brings groups of data sets of one sample size, but of any widths, into one batch."""
-    n = groups[0].x.shape[1]
+def prepare(groups: list[DataSets], n: int, width: int, generator: torch.Generator) -> Batch:
+    """Brings groups of data sets of one size, but of any widths, into one batch.
+
+    The network reads the first n samples of each; the others become fresh pairs.
+    """
     first, second = derange(n, shuffle_copies(n), generator)
-    forms, joint_pmi, shuffled_pmi = [], [], []
-    for group in groups:
-        form = canonicalise(normal_scores(group.x), normal_scores(group.y), width)
-        # Where y became the first side, its points are those that `first` picks.
-        picked_x = torch.where(form.swapped[:, None], second, first)
-        picked_y = torch.where(form.swapped[:, None], first, second)
-        joint_pmi.append(group.pmi())
-        shuffled_pmi.append(
-            group.log_ratio(rows_of(group.source_x, picked_x), rows_of(group.source_y, picked_y))
-        )
-        # The maps have a row per coordinate; no one needs them here.
-        empty = form.u.new_zeros(form.u.shape[0], 0, width)
-        forms.append(form._replace(x_map=empty, y_map=empty))
-    data = Canonical(*(torch.cat(parts) for parts in zip(*forms, strict=True)))
-    u, v = data.u.float(), data.v.float()
-    return Batch(
-        data,
-        Pairs(u, v),
-        Pairs(u[:, first], v[:, second]),
-        torch.cat(joint_pmi).float(),
-        torch.cat(shuffled_pmi).float(),
+    parts = [_prepare_group(group, n, width, first, second) for group in groups]
+    data = Canonical(*(torch.cat(p) for p in zip(*(part[0] for part in parts), strict=True)))
+    joint_pmi, shuffled_pmi, fresh_pmi, fresh_u, fresh_v = (
+        torch.cat(p).float() for p in zip(*(part[1:] for part in parts), strict=True)
     )
+    u, v = data.u.float(), data.v.float()
+    shuffled = Pairs(u[:, first], v[:, second])
+    fresh = Pairs(fresh_u, fresh_v)
+    return Batch(data, Pairs(u, v), shuffled, joint_pmi, shuffled_pmi, fresh, fresh_pmi)
+
+
+def _prepare_group(
+    group: DataSets, n: int, width: int, first: Tensor, second: Tensor
+) -> tuple[Canonical, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    read = slice(None, n)
+    x, y = group.x[:, read], group.y[:, read]
+    form = canonicalise(normal_scores(x), normal_scores(y), width)
+    # Where y became the first side, its points are those that `first` picks.
+    picked_x = torch.where(form.swapped[:, None], second, first)
+    picked_y = torch.where(form.swapped[:, None], first, second)
+    joint_pmi = group.log_ratio(group.source_x[:, read], group.source_y[:, read])
+    shuffled_pmi = group.log_ratio(
+        rows_of(group.source_x, picked_x), rows_of(group.source_y, picked_y)
+    )
+    # Fresh samples each with its own partner, then each with the next one's.
+    own = torch.arange(n, group.x.shape[1], device=group.x.device)
+    left, right = own.repeat(2), torch.cat([own, own.roll(1)])
+    fresh_u, fresh_v = coordinates(
+        form, Marginals(x)(group.x[:, left]), Marginals(y)(group.y[:, right])
+    )
+    fresh_pmi = group.log_ratio(group.source_x[:, left], group.source_y[:, right])
+    # The maps have a row per coordinate; no one needs them from here on.
+    empty = form.u.new_zeros(form.u.shape[0], 0, width)
+    form = form._replace(x_map=empty, y_map=empty)
+    return form, joint_pmi, shuffled_pmi, fresh_pmi, fresh_u, fresh_v
 
 
 class Losses(NamedTuple):
@@ -84,29 +106,42 @@ class Losses(NamedTuple):
 
     total: Tensor
     nce: Tensor
+    fresh: Tensor
     estimate: Tensor
 
 
 def losses(network: HyperNetwork, batch: Batch) -> Losses:
-    r"""The weighted objective of each data set.
+    r"""The objective of each data set.
 
-    KL(σ(T*) ‖ σ(T)) over joint and over shuffled pairs + 0.3 Huber(T, T*) over joint pairs
-    + 0.5 Huber(estimate, MI) + 0.1 Huber(log mean exp T, 0), all over 1 + MI. Taken at the
-    pairs that the network has read, its optimum is the posterior mean given the data set, so
-    that overfitting, which maximising the Donsker–Varadhan bound rewards, is trained away.
+    The critic learns from KL(σ(T*) ‖ σ(T)) over joint and over shuffled pairs, 0.3 of it at those
+    that the network has read and 0.7 at fresh ones, over 1 + MI. At the former, the optimum is the
+    posterior mean given the data set, so that overfitting, which maximising the Donsker–Varadhan
+    bound rewards, is trained away; the latter are what gradients and pointwise MI live on. The
+    error of the estimate, Huber(estimate, MI), teaches how to correct optimism and nothing else:
+    a critic that learned from it would make up for missing fit by overfitting.
     """
-    _, joint, shuffled = network(batch.data, batch.joint, batch.shuffled)
+    parameters, joint, shuffled, optimism = network(batch.data, batch.joint, batch.shuffled)
     nce = soft_nce(joint, batch.joint_pmi) + soft_nce(shuffled, batch.shuffled_pmi)
-    normaliser = log_mean_exp(joint, shuffled)
-    estimate = joint.mean(-1) - normaliser
-    pointwise = huber_loss(joint, batch.joint_pmi, reduction="none").mean(-1)
-    error = huber_loss(estimate, batch.mi, reduction="none")
-    drift = huber_loss(normaliser, torch.zeros_like(normaliser), reduction="none")
-    total = (nce + 0.3 * pointwise + 0.5 * error + 0.1 * drift) / (1 + batch.mi.clamp_min(0))
-    # Few samples of many independent coordinates overfit at first, with gradients that would
-    # drown all others and teach the network to ignore its features: their pull is capped.
-    total = total / total.detach().clamp_min(CAP) * CAP
-    return Losses(total, nce, estimate)
+    at_fresh = network.evaluate(parameters, batch.fresh)
+    fresh = 2 * soft_nce(at_fresh, batch.fresh_pmi)
+    estimate = donsker_varadhan(joint, shuffled).detach() - optimism
+    error = huber_loss(estimate, batch.mi, reduction="none", delta=0.3)
+    fit = ((1 - FRESH) * nce + FRESH * fresh) / (1 + batch.mi.clamp_min(0))
+    # Hard data sets, of many clusters in many dimensions, would drown all others.
+    total = KNEE * (fit / KNEE).log1p() + error
+    return Losses(total, nce, fresh, estimate)
+
+
+class Objective(nn.Module):
+    """:func:`losses` of a network as a module: what is distributed over devices."""
+
+    def __init__(self, network: HyperNetwork) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, batch: Batch) -> Losses:
+        """The losses of a batch."""
+        return losses(self.network, batch)
 
 
 def soft_nce(logit: Tensor, pmi: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from flashmi_reg.errors import FlashMIError, MissingExtraError
 from flashmi_reg.estimator import shuffle_copies
 from flashmi_reg.hypernet import Architecture, HyperNetwork
 
-from .objective import Batch, losses, prepare
+from .objective import Batch, Objective, prepare
 from .prior import Prior
 from .state import TrainingState, load_state, save_state
 from .validate import Validation, ValidationSet
@@ -28,6 +29,8 @@ __all__ = ["Settings", "main", "train"]
 TRAINED_N = (50, 8192)
 TRAINED_MI = 4.0
 MAX_SKIPPED = 20
+# Samples of each data set that the network does not read.
+FRESH_PAIRS = 128
 
 
 @dataclass(frozen=True)
@@ -49,8 +52,8 @@ class Settings:
     """
 
     steps: int = 16_000
-    pairs: int = 16_384
-    rate: float = 7e-4
+    pairs: int = 8_192
+    rate: float = 1e-3
     warmup: int = 300
     decay: float = 0.3
     averaging: float = 0.999
@@ -73,10 +76,11 @@ def train(out: Path, architecture: Architecture, settings: Settings, *, devices:
         raise MissingExtraError(
             "Pretraining needs Lightning Fabric: pip install 'flashmi_reg[lightning]'."
         ) from error
-    # The readout before the first residuals is not solved: its prior mean has no gradient.
-    strategy = "ddp_find_unused_parameters_true" if devices > 1 else "auto"
+    strategy = "ddp" if devices > 1 else "auto"
     fabric = Fabric(devices=devices, strategy=strategy, precision=settings.precision)
     fabric.launch()
+    if fabric.device.type == "cpu" and devices > 1:
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // devices))
     out.mkdir(parents=True, exist_ok=True)
 
     with torch.random.fork_rng(devices=[]):
@@ -85,7 +89,8 @@ def train(out: Path, architecture: Architecture, settings: Settings, *, devices:
     state = TrainingState.start(raw)
     if (out / "state.safetensors").exists():
         load_state(out / "state.safetensors", state)
-    network, optimizer = fabric.setup(raw, torch.optim.Adam(raw.parameters(), lr=settings.rate))
+    optimizer = torch.optim.Adam(raw.parameters(), lr=settings.rate, fused=True)
+    objective, optimizer = fabric.setup(Objective(raw), optimizer)
     state.restore(raw, optimizer)
     prior = Prior()
     validation = ValidationSet(prior, architecture.width) if fabric.is_global_zero else None
@@ -106,7 +111,7 @@ def train(out: Path, architecture: Architecture, settings: Settings, *, devices:
         batch = draw(prior, architecture.width, settings, state.step, fabric.global_rank)
         for group in optimizer.param_groups:
             group["lr"] = settings.rate * schedule(state.step, settings)
-        loss = losses(network, batch.to(fabric.device)).total.mean()
+        loss = objective(batch.to(fabric.device)).total.mean()
         fabric.backward(loss)
         norm = torch.nn.utils.clip_grad_norm_(raw.parameters(), settings.clip)
         finite = bool(norm.isfinite())
@@ -146,12 +151,14 @@ def train(out: Path, architecture: Architecture, settings: Settings, *, devices:
 
 def draw(prior: Prior, width: int, settings: Settings, step: int, rank: int) -> Batch:
     """The batch of a step: a function of seed, step and rank alone, so that runs can resume."""
-    seed = (settings.seed * 1_000_003 + step) * 1_009 + rank
+    seed = (settings.seed * 1_000_003 + step) * 1_009
     generator = torch.Generator().manual_seed(seed)
     low, high = (math.log(n) for n in TRAINED_N)
+    # Of one size on all devices, so that none waits for another.
     n = round(math.exp(low + (high - low) * torch.rand((), generator=generator).item()))
-    sets = max(1, min(32, round(settings.pairs / (n * (1 + shuffle_copies(n))))))
-    return prepare(prior.sample(sets, n, generator=generator), width, generator)
+    generator.manual_seed(seed + 1 + rank)
+    sets = max(1, min(32, round(settings.pairs / (n * (1 + shuffle_copies(n)) + 2 * FRESH_PAIRS))))
+    return prepare(prior.sample(sets, n + FRESH_PAIRS, generator=generator), n, width, generator)
 
 
 def schedule(step: int, settings: Settings) -> float:

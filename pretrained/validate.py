@@ -16,6 +16,7 @@ __all__ = ["Validation", "ValidationSet"]
 SIZES = (250, 1000, 4000)
 GROUPS = 4
 PER_GROUP = {250: 4, 1000: 2, 4000: 1}
+FRESH = 256
 
 
 @dataclass(frozen=True)
@@ -27,12 +28,14 @@ class Validation:
         error_at: the same by sample size, over all families.
         bias: mean signed error by family.
         nce: KL(σ(T*) ‖ σ(T)) at the pairs read, by family.
+        fresh: the same at pairs that the network has not read.
     """
 
     error: dict[str, float]
     error_at: dict[int, float]
     bias: dict[str, float]
     nce: dict[str, float]
+    fresh: dict[str, float]
 
     @property
     def mean_error(self) -> float:
@@ -55,20 +58,21 @@ class ValidationSet:
             for n in SIZES:
                 generator = torch.Generator().manual_seed(seed + 1000 * offset + n)
                 groups = [
-                    prior.sample_family(name, PER_GROUP[n], n, generator=generator)
+                    prior.sample_family(name, PER_GROUP[n], n + FRESH, generator=generator)
                     for _ in range(GROUPS)
                 ]
-                self.batches[name, n] = prepare(groups, width, generator)
+                self.batches[name, n] = prepare(groups, n, width, generator)
 
     @torch.no_grad()
     def __call__(self, network: HyperNetwork) -> Validation:
         """Takes the figures of `network`."""
         device = next(network.parameters()).device
-        errors, nces = {}, {}
+        errors, nces, fresh = {}, {}, {}
         for key, batch in self.batches.items():
             found = losses(network, batch.to(device))
             errors[key] = (found.estimate - batch.mi.to(device)).cpu()
             nces[key] = found.nce.cpu()
+            fresh[key] = found.fresh.cpu()
         families = dict.fromkeys(name for name, _ in errors)
 
         def mean(values: dict, family: str | None = None, n: int | None = None) -> float:
@@ -81,4 +85,5 @@ class ValidationSet:
             error_at={n: mean(sizes, n=n) for n in SIZES},
             bias={family: mean(errors, family) for family in families},
             nce={family: mean(nces, family) for family in families},
+            fresh={family: mean(fresh, family) for family in families},
         )

@@ -1,4 +1,4 @@
-"""The Gaussian term is exact, the readout is solved downhill, and log-mean-exp is guarded."""
+"""The Gaussian term is exact, features are bounded, and log-mean-exp is guarded."""
 
 from __future__ import annotations
 
@@ -8,10 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 from torch.distributions import MultivariateNormal
-from torch.nn.functional import softplus
 
 from flashmi_reg.critic import (
-    CURVATURES,
     FLOOR,
     MAX_SHARE,
     Modulation,
@@ -20,7 +18,6 @@ from flashmi_reg.critic import (
     gaussian_pmi,
     log_mean_exp,
     pair_inputs,
-    solve_readout,
 )
 
 CORRELATIONS = [(0.0, 0.0, 0.0), (0.5, 0.3, 0.1), (0.6, 0.0, 0.0)]
@@ -80,6 +77,7 @@ def test_features_are_bounded_however_far_out_a_pair_lies(generator: torch.Gener
     neutral = Modulation(
         [torch.ones(1, 1, units) for units in body.units],
         [torch.zeros(1, 1, units) for units in body.units],
+        torch.zeros(1, 5),
     )
     u, v = 1e4 * torch.randn(2, 1, 40, 3, generator=generator)
     inputs = pair_inputs(u, v, torch.zeros(1, 40))
@@ -88,92 +86,6 @@ def test_features_are_bounded_however_far_out_a_pair_lies(generator: torch.Gener
         features = body.features(body(inputs, neutral), neutral)
         assert features.shape == (1, 40, 5)
         assert (features.abs() <= 1).all()
-
-
-# --- the readout ------------------------------------------------------------------------------
-
-
-class Problem:
-    """A readout problem with a dependence that the offset misses."""
-
-    def __init__(self, seed: int = 0, *, scale: float = 1.0, n: int = 120, m: int = 300) -> None:
-        generator = torch.Generator().manual_seed(seed)
-        self.n = n
-        self.features = scale * torch.randn(2, n + m, 6, generator=generator, dtype=torch.float64)
-        self.features[:, :n, 0] += 1.0
-        self.offset = torch.randn(2, n + m, generator=generator, dtype=torch.float64)
-        self.prior_mean = torch.randn(2, 6, generator=generator, dtype=torch.float64)
-
-    def objective(self, weights: Tensor) -> Tensor:
-        logit = self.offset + (self.features @ weights[..., None])[..., 0]
-        joint, shuffled = softplus(-logit[:, : self.n]), softplus(logit[:, self.n :])
-        penalty = (weights - self.prior_mean).pow(2).sum(-1) / (2 * self.n)
-        return joint.mean(-1) + shuffled.mean(-1) + penalty
-
-    def solve(self, steps: int) -> Tensor:
-        return solve_readout(self.features, self.offset, self.n, self.prior_mean, steps)
-
-    def optimum(self) -> Tensor:
-        weights = self.prior_mean.clone().requires_grad_()
-        optimizer = torch.optim.LBFGS(
-            [weights],
-            max_iter=500,
-            tolerance_grad=1e-12,
-            tolerance_change=1e-16,
-            line_search_fn="strong_wolfe",
-        )
-
-        def closure() -> Tensor:
-            optimizer.zero_grad()
-            loss = self.objective(weights).sum()
-            loss.backward()
-            return loss
-
-        optimizer.step(closure)
-        return weights.detach()
-
-
-@pytest.mark.parametrize("scale", [0.3, 1.0, 3.0])
-def test_readout_reaches_the_optimum_of_the_convex_problem(scale: float) -> None:
-    problem = Problem(scale=scale)
-    torch.testing.assert_close(problem.solve(300), problem.optimum(), rtol=0, atol=1e-6)
-
-
-def test_three_steps_of_the_readout_go_most_of_the_way() -> None:
-    problem = Problem()
-    start, end = problem.objective(problem.prior_mean), problem.objective(problem.optimum())
-    assert ((problem.objective(problem.solve(3)) - end) < 0.05 * (start - end)).all()
-
-
-@pytest.mark.parametrize("seed", range(5))
-@pytest.mark.parametrize("scale", [0.3, 1.0, 3.0])
-def test_no_step_of_the_readout_goes_uphill(seed: int, scale: float) -> None:
-    problem = Problem(seed, scale=scale, n=60, m=60)
-    course = torch.stack([problem.objective(problem.solve(steps)) for steps in range(12)])
-    assert (course.diff(dim=0) <= 1e-12).all()
-    assert (course[-1] < course[0]).all()
-
-
-@pytest.mark.parametrize("seed", range(5))
-@pytest.mark.parametrize("scale", [10.0, 100.0])
-def test_no_step_with_fresh_curvature_goes_uphill_however_sure_the_critic(
-    seed: int, scale: float
-) -> None:
-    problem = Problem(seed, scale=scale, n=60, m=60)
-    course = torch.stack(
-        [problem.objective(problem.solve(steps)) for steps in range(CURVATURES + 1)]
-    )
-    assert (course.diff(dim=0) < 0).all()
-
-
-def test_gradients_pass_through_the_readout() -> None:
-    problem = Problem(n=20, m=30)
-
-    def solve(features: Tensor, offset: Tensor, prior_mean: Tensor) -> Tensor:
-        return solve_readout(features, offset, 20, prior_mean, 3)
-
-    inputs = (problem.features, problem.offset, problem.prior_mean)
-    assert torch.autograd.gradcheck(solve, [i.requires_grad_() for i in inputs])
 
 
 # --- log-mean-exp -----------------------------------------------------------------------------

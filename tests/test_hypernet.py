@@ -53,21 +53,22 @@ def test_shapes(rounds: int, layers: int) -> None:
     network = build(architecture)
     data, joint, shuffled = read()
     shuffled = take(shuffled, torch.arange(150))
-    parameters, at_joint, at_shuffled = network(data, joint, shuffled)
+    parameters, at_joint, at_shuffled, optimism = network(data, joint, shuffled)
     assert at_joint.shape == (2, 200)
     assert at_shuffled.shape == (2, 150)
+    assert optimism.shape == (2,)
     assert parameters.rho.shape == (2, 10)
     assert parameters.readout.weights.shape == (2, 12)
     assert parameters.readout.bias.shape == (2,)
     assert [s.shape for s in parameters.modulation.scales] == [
-        (2, 1, units) for units in [24] * layers + [12, 12]
+        (2, 1, units) for units in [24] * layers + [12]
     ]
 
 
 def test_emitted_critic_has_the_emitted_values() -> None:
     network = build()
     data, joint, shuffled = read()
-    parameters, at_joint, at_shuffled = network(data, joint, shuffled)
+    parameters, at_joint, at_shuffled, optimism = network(data, joint, shuffled)
     torch.testing.assert_close(network.evaluate(parameters, joint), at_joint)
     torch.testing.assert_close(network.evaluate(parameters, shuffled), at_shuffled)
 
@@ -100,7 +101,7 @@ def test_untrained_network_starts_from_the_gaussian_critic() -> None:
     """It finds most of the information in Gaussian data before any training."""
     network = build()
     data, joint, shuffled = read(n=4000, dx=1, dy=1)
-    _, at_joint, _ = network(data, joint, shuffled)
+    at_joint = network(data, joint, shuffled).joint
     exact = -0.5 * math.log(1 - 0.5**2)
     assert at_joint.mean().item() == pytest.approx(exact, abs=0.05)
 
@@ -126,15 +127,14 @@ def test_extreme_correlations_stay_finite(correlation: float) -> None:
 def test_every_parameter_that_is_used_has_a_gradient() -> None:
     network = build()
     data, joint, shuffled = read()
-    _, at_joint, at_shuffled = network(data, joint, shuffled)
-    (at_joint.square().mean() + at_shuffled.square().mean()).backward()
-    idle = {name for name, p in network.named_parameters() if p.grad is None}
-    # No readout is solved before the first residuals are pooled.
-    assert idle == {"prior_mean.0.weight", "prior_mean.0.bias"}
+    # The heads start at zero, so that their inner layers have no gradient before the first step.
+    for head in (network.correct, network.temper):
+        torch.nn.init.normal_(head[-1].weight)
+    _, at_joint, at_shuffled, optimism = network(data, joint, shuffled)
+    (at_joint.square().mean() + at_shuffled.square().mean() + optimism.mean()).backward()
     for name, parameter in network.named_parameters():
-        if name not in idle:
-            assert parameter.grad.isfinite().all()
-            assert (parameter.grad != 0).any(), name
+        assert parameter.grad.isfinite().all()
+        assert (parameter.grad != 0).any(), name
 
 
 def test_network_in_float64_computes_in_float64() -> None:

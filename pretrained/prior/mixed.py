@@ -35,14 +35,14 @@ class Entry:
 
 
 # (probability, from, to)
-COMPONENTS = ((0.25, 1, 1), (0.45, 2, 8), (0.30, 9, 60))
+COMPONENTS = ((0.45, 1, 1), (0.40, 2, 6), (0.15, 7, 60))
 WIDTHS = ((0.62, 1, 3), (0.27, 4, 6), (0.11, 7, 10))
 
 OVERLAP = (0.2, 1.5)  # how far apart clusters lie: from one blob to well separated
 # fmt: off
 DEFAULT: tuple[Entry, ...] = (
-    Entry(0.25, GaussianMixture(COMPONENTS, mean_scale=OVERLAP, inner_ceiling=4.0)),
-    Entry(0.20, StudentMixture(COMPONENTS, mean_scale=OVERLAP, inner_ceiling=4.0)),
+    Entry(0.25, GaussianMixture(COMPONENTS, mean_scale=OVERLAP, inner_ceiling=3.0)),
+    Entry(0.20, StudentMixture(COMPONENTS, mean_scale=OVERLAP, inner_ceiling=3.0)),
     Entry(0.15, SparseDependence(ceiling=4.0, power=2.0)),
     Entry(0.15, DenseDependence(ceiling=4.0, power=2.0)),
     Entry(0.12, AdditiveNoise(ceiling=4.0, power=2.0)),

@@ -1,0 +1,203 @@
+r"""The readout: weights of the critic's features, solved for in closed-form steps.
+
+They minimise the ridge-penalised NCE objective (Gutmann & Hyvärinen, 2010), convex in w,
+
+    mean_joint softplus(−T) + mean_shuffled softplus(T) + |w|² / (2n),   T = offset + w·φ.
+
+A unit penalty is no restriction: the scale of each feature, which the network emits, sets how
+strongly it is penalised.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn.functional import softplus
+
+__all__ = [
+    "ITERATIONS",
+    "LEVELS",
+    "Loudness",
+    "Solution",
+    "choose_loudness",
+    "leave_one_out",
+    "nce_loss",
+    "solve_readout",
+]
+
+# Newton steps: from four on, what is left is below the noise of float32 on most data.
+ITERATIONS = 5
+# Logs of the factors on the features among which leave-one-out chooses.
+LEVELS = (-5.0, -4.0, -3.0, -2.0, -1.0, 0.0)
+# Least share of itself that a pair keeps when it is left out.
+MIN_KEPT = 0.05
+# Shares of a Newton step of which the best is taken; zero, so that no step goes uphill.
+STEP_LENGTHS = (1.0, 1.5, 0.75, 0.5, 0.25, 0.0)
+
+
+class Solution(NamedTuple):
+    """A solved readout.
+
+    Attributes:
+        values: the critic at the pairs, shape (b, n + m).
+        weights: of the features, shape (b, M).
+    """
+
+    values: Tensor
+    weights: Tensor
+
+
+def solve_readout(
+    features: Tensor, offset: Tensor, n: int, iterations: int, start: Tensor | None = None
+) -> Solution:
+    """Minimises the objective by a fixed number of Newton steps, the best length of each searched.
+
+    Gradients are those of the exact minimiser (implicit function theorem), whose first derivatives
+    need one more solve and no pass back through the steps.
+
+    Args:
+        features: φ at n joint pairs, followed by m shuffled ones, shape (b, n + m, M).
+        offset: the critic before the readout, shape (b, n + m).
+        n: number of joint pairs.
+        iterations: number of steps.
+        start: weights to start from, shape (b, M); zero by default. No gradient passes to them.
+    """
+    start = torch.zeros_like(features[:, 0]) if start is None else start.detach()
+    return Solution(*_Readout.apply(features, offset, start, n, iterations))
+
+
+class _Readout(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, features: Tensor, offset: Tensor, start: Tensor, n: int, iterations: int
+    ) -> tuple[Tensor, Tensor]:
+        label, share = _labels(features, n)
+        lengths = torch.tensor(STEP_LENGTHS, device=features.device, dtype=features.dtype)
+        weights = start
+        values = offset + (features @ weights[..., None])[..., 0]
+        for _ in range(iterations):
+            residual = share * (values.sigmoid() - label)
+            slope = (residual[:, None] @ features)[:, 0] + weights / n
+            factor, _ = torch.linalg.cholesky_ex(_hessian(features, values, n))
+            step = -torch.cholesky_solve(slope[..., None], factor)[..., 0]
+            change = (features @ step[..., None])[..., 0]
+            tried = values[:, None] + lengths[:, None] * change[:, None]
+            penalty = (weights[:, None] + lengths[:, None] * step[:, None]).square().sum(-1)
+            objective = (share * (softplus(tried) - label * tried)).sum(-1) + penalty / (2 * n)
+            # Within rounding the full step counts as the best, so that the last ones are taken.
+            objective[:, 0] -= 10 * torch.finfo(objective.dtype).eps
+            length = lengths[objective.argmin(-1)][:, None]
+            weights, values = weights + length * step, values + length * change
+        ctx.n = n
+        ctx.save_for_backward(features, values, weights, factor)
+        return values, weights
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_values: Tensor, grad_weights: Tensor) -> tuple[Tensor | None, ...]:
+        # At the minimum φᵀr(T) + w/n = 0 with r = share · (σ(T) − label), hence
+        # dw = −H⁻¹ (dφᵀ r + φᵀ c (dφ w + d offset)), where c = share · σ′(T).
+        features, values, weights, factor = ctx.saved_tensors
+        label, share = _labels(features, ctx.n)
+        chance = values.sigmoid()
+        grad = grad_weights + (grad_values[:, None] @ features)[:, 0]
+        solved = torch.cholesky_solve(grad[..., None], factor)[..., 0]
+        moved = share * chance * (1 - chance) * (features @ solved[..., None])[..., 0]
+        grad_offset = grad_values - moved
+        left = torch.stack([grad_offset, share * (label - chance)], -1)
+        return left @ torch.stack([weights, solved], 1), grad_offset, None, None, None
+
+
+def leave_one_out(features: Tensor, values: Tensor, n: int) -> Tensor:
+    r"""What the critic would say of each pair had it not been among those it was read off.
+
+    Approximate (one Newton step): with the leverage a_i = φ_iᵀ H⁻¹ φ_i, the pair's weight s_i and
+    c_i = s_i σ(T_i)(1 − σ(T_i)), a value moves by s_i (σ(T_i) − label_i) a_i / (1 − c_i a_i).
+
+    Args:
+        features: what :func:`solve_readout` was given, shape (b, n + m, M).
+        values: the critic that it returned, shape (b, n + m).
+        n: number of joint pairs.
+
+    Returns:
+        Shape (b, n + m).
+    """
+    label, share = _labels(features, n)
+    chance = values.sigmoid()
+    factor = torch.linalg.cholesky_ex(_hessian(features, values, n))[0]
+    leverage = torch.linalg.solve_triangular(factor, features.mT, upper=False).square().sum(1)
+    kept = 1 - share * chance * (1 - chance) * leverage
+    # In exact arithmetic `kept` is positive; one step is no guide where it is nearly zero.
+    return values + share * (chance - label) * leverage / kept.clamp_min(MIN_KEPT)
+
+
+def nce_loss(values: Tensor, n: int) -> Tensor:
+    """Cross-entropy of telling n joint from m shuffled pairs, shape (b, n + m) → (b,), in nats."""
+    return softplus(-values[:, :n]).mean(-1) + softplus(values[:, n:]).mean(-1)
+
+
+class Loudness(NamedTuple):
+    """How loudly the features may speak.
+
+    Attributes:
+        level: log of the factor on the features that serves new pairs best, shape (b, 1).
+        evidence: for the network to correct that: signed log z-scores of the gain over the offset
+            at each level, the level, the gain, and how far the critic fits better than it
+            generalises, shape (b, len(LEVELS) + 3).
+    """
+
+    level: Tensor
+    evidence: Tensor
+
+
+def choose_loudness(features: Tensor, offset: Tensor, n: int) -> Loudness:
+    """Judges a few levels of the features by leave-one-out, and averages them accordingly.
+
+    The louder the features, the weaker the ridge on them. One level serves no two data sets: what
+    a warped dependence needs overfits independent coordinates by tenths of a nat. The average is
+    weighted by exp(−n · leave-one-out loss), so that it is smooth in the data.
+
+    Args:
+        features: φ in units of their spread, at n joint and m shuffled pairs, shape (b, n + m, M).
+        offset: the critic without them, shape (b, n + m).
+        n: number of joint pairs.
+    """
+    levels = torch.tensor(LEVELS, device=features.device, dtype=features.dtype)
+    before = nce_loss(offset, n)
+    weights = torch.zeros_like(features[:, 0])
+    losses, fits = [], []
+    for level in LEVELS:
+        # From quiet to loud, each solved from where the last one ended.
+        loud = features * math.exp(level)
+        values, weights = solve_readout(loud, offset, n, 2, weights * math.exp(-level))
+        weights = weights * math.exp(level)
+        losses.append(nce_loss(leave_one_out(loud, values, n), n) - before)
+        fits.append(nce_loss(values, n) - before)
+    loss, fit = torch.stack(losses, -1), torch.stack(fits, -1)
+    weight = (-n * loss).softmax(-1)
+    level = (weight * levels).sum(-1, keepdim=True)
+    score = -loss * math.sqrt(n)
+    gain = -(weight * loss).sum(-1, keepdim=True)
+    excess = (weight * (loss - fit)).sum(-1, keepdim=True) * math.sqrt(n)
+    score = score.sign() * score.abs().log1p()
+    return Loudness(level, torch.cat([score, level, 3 * gain, excess], -1))
+
+
+def _labels(features: Tensor, n: int) -> tuple[Tensor, Tensor]:
+    """Whether a pair is joint, and its weight in the objective, each of shape (n + m,)."""
+    total = features.shape[1]
+    label = (torch.arange(total, device=features.device) < n).to(features.dtype)
+    return label, label / n + (1 - label) / (total - n)
+
+
+def _hessian(features: Tensor, values: Tensor, n: int) -> Tensor:
+    """Of the objective, shape (b, M, M)."""
+    _, share = _labels(features, n)
+    chance = values.sigmoid()
+    curvature = share * chance * (1 - chance)
+    ridge = torch.eye(features.shape[-1], device=features.device, dtype=features.dtype) / n
+    return (features * curvature[..., None]).mT @ features + ridge
