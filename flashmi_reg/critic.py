@@ -12,9 +12,11 @@ from torch.nn.functional import logsigmoid, silu, softplus
 __all__ = [
     "Modulation",
     "PairFeatures",
+    "RadialFeatures",
     "donsker_varadhan",
     "gaussian_pmi",
     "log_mean_exp",
+    "norm_score",
     "pair_inputs",
 ]
 
@@ -24,6 +26,8 @@ GAIN = 2.0
 # The Gaussian term goes no further below zero: exp of it is nothing, and where the data are not
 # Gaussian, features would have to make up for hundreds of nats.
 FLOOR = -12.0
+# How many of the inputs of a pair tell its norms and its Gaussian term.
+RADIAL_INPUTS = 4
 # No shuffled pair may contribute more than this share to the mean of exp(T).
 MAX_SHARE = 0.05
 
@@ -49,19 +53,42 @@ def gaussian_pmi(u: Tensor, v: Tensor, rho: Tensor) -> Tensor:
     return FLOOR + softplus(exact - FLOOR)
 
 
-def pair_inputs(u: Tensor, v: Tensor, gaussian: Tensor) -> Tensor:
-    """What the features see of a pair: coordinates, products, norms and the Gaussian term."""
-    u_norm, v_norm = u.pow(2).sum(-1), v.pow(2).sum(-1)
-    summary = torch.stack(
-        [
-            u_norm.log1p(),
-            v_norm.log1p(),
-            (u_norm + v_norm).log1p(),
-            gaussian.sign() * gaussian.abs().log1p(),
-        ],
-        -1,
-    )
-    return torch.cat([u, v, u * v, summary], -1)
+def pair_inputs(u: Tensor, v: Tensor, widths: Tensor, gaussian: Tensor) -> Tensor:
+    """What the features see of a pair.
+
+    Args:
+        u: first side, shape (b, m, d).
+        v: second side, shape (b, m, d).
+        widths: true widths of the sides, shape (b, 2).
+        gaussian: the Gaussian term, shape (b, m).
+
+    Returns:
+        Coordinates, their products, and the `RADIAL_INPUTS`: both norms, their product and the
+        Gaussian term; shape (b, m, 3d + RADIAL_INPUTS).
+    """
+    u_norm, v_norm = norm_score(u, widths[:, :1]), norm_score(v, widths[:, 1:])
+    # Of moderate size also where the Gaussian term is far below zero.
+    level = gaussian.sign() * gaussian.abs().log1p()
+    radial = torch.stack([u_norm, v_norm, u_norm * v_norm, level], -1)
+    return torch.cat([u, v, u * v, radial], -1)
+
+
+def norm_score(u: Tensor, width: Tensor) -> Tensor:
+    r"""The norm of points, about standard normal if they are: (|u|²/d)^⅓, centred and scaled.
+
+    The transform is that of Wilson & Hilferty (1931). A small constant keeps its slope finite where
+    all coordinates are zero.
+
+    Args:
+        u: points, shape (b, m, d).
+        width: number of coordinates that are not padding, shape (b, 1).
+
+    Returns:
+        Shape (b, m).
+    """
+    variance = 2 / (9 * width.to(u.dtype))
+    root = (u.square().sum(-1) / width + 0.01).pow(1 / 3)
+    return (root - 1 + variance) * variance.rsqrt()
 
 
 class Modulation(NamedTuple):
@@ -90,7 +117,7 @@ class PairFeatures(nn.Module):
 
     def __init__(self, width: int, hidden: int, layers: int, features: int) -> None:
         super().__init__()
-        self.first = nn.Linear(3 * width + 4, hidden)
+        self.first = nn.Linear(3 * width + RADIAL_INPUTS, hidden)
         self.inner = nn.ModuleList(nn.Linear(hidden, hidden) for _ in range(layers - 1))
         self.last = nn.Linear(hidden, features)
         self.amplitude = nn.Parameter(torch.zeros(features))
@@ -120,6 +147,31 @@ class PairFeatures(nn.Module):
     def amplitudes(self, modulation: Modulation) -> Tensor:
         """How strongly each feature may contribute beside the others, shape (b, features)."""
         return (self.amplitude + modulation.accents).exp()
+
+
+class RadialFeatures(nn.Module):
+    """Features of the norms of a pair alone: dependence through scale, of whatever width.
+
+    Two norms are a plane, however many coordinates there are: what depends through them is found
+    with far fewer samples than among features of all coordinates.
+
+    Args:
+        hidden: units of the hidden layer.
+        features: number of features.
+    """
+
+    def __init__(self, hidden: int, features: int) -> None:
+        super().__init__()
+        self.first = nn.Linear(RADIAL_INPUTS, hidden)
+        self.last = nn.Linear(hidden, features)
+        self.amplitude = nn.Parameter(torch.zeros(features))
+        for layer in (self.first, self.last):
+            nn.init.normal_(layer.weight, std=math.sqrt(GAIN / layer.in_features))
+            nn.init.normal_(layer.bias, std=0.5)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Of pair inputs (b, m, inputs), shape (b, m, features)."""
+        return self.last(silu(self.first(inputs[..., -RADIAL_INPUTS:]))).tanh()
 
 
 def _modulated(layer: nn.Linear, inputs: Tensor, modulation: Modulation, depth: int) -> Tensor:

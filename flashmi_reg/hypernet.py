@@ -19,6 +19,7 @@ from .canonical import Canonical
 from .critic import (
     Modulation,
     PairFeatures,
+    RadialFeatures,
     donsker_varadhan,
     gaussian_pmi,
     pair_inputs,
@@ -42,8 +43,9 @@ ROUGH_ITERATIONS = 3
 MAX_CORRECTION = 3.0
 # A feature of less spread is not scaled up to unit spread: few pairs would make it up.
 MIN_SPREAD = 0.2
-# Units of the heads that correct loudness and optimism.
+# Units of the heads that correct loudness and optimism, and of the radial features.
 HEAD = 64
+RADIAL_HIDDEN = 64
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,8 @@ class Architecture:
         width: greatest width of a side.
         hidden: units of the critic's layers.
         layers: number of the critic's layers before its features.
-        features: number of features that the readout combines.
+        features: number of features of all coordinates that the readout combines.
+        radial: number of features of the norms alone.
         context: units of the data set's description.
         rounds: how often residuals are pooled.
     """
@@ -62,7 +65,8 @@ class Architecture:
     width: int = 10
     hidden: int = 192
     layers: int = 3
-    features: int = 256
+    features: int = 208
+    radial: int = 48
     context: int = 256
     rounds: int = 1
 
@@ -75,7 +79,12 @@ class Pairs(NamedTuple):
 
 
 class Readout(NamedTuple):
-    """An affine function of the features: weights, shape (b, features), and bias, shape (b,)."""
+    """An affine function of all features, the radial ones first.
+
+    Attributes:
+        weights: shape (b, radial + features).
+        bias: shape (b,).
+    """
 
     weights: Tensor
     bias: Tensor
@@ -93,11 +102,13 @@ class CriticParameters(NamedTuple):
 
     Attributes:
         rho: shrunken canonical correlations of the Gaussian term, shape (b, width).
+        widths: true widths of the sides, shape (b, 2).
         modulation: scales and shifts of the features' layers.
         readout: from features to the critic's value.
     """
 
     rho: Tensor
+    widths: Tensor
     modulation: Modulation
     readout: Readout
 
@@ -134,6 +145,7 @@ class HyperNetwork(nn.Module):
             nn.Linear(statistics, a.context), nn.SiLU(), nn.Linear(a.context, a.context)
         )
         self.shrink = nn.Linear(a.context, a.width)
+        self.radial = RadialFeatures(RADIAL_HIDDEN, a.radial)
         self.body = PairFeatures(a.width, a.hidden, a.layers, a.features)
         self.emit = nn.ModuleList(
             nn.Linear(a.context, 2 * sum(self.body.units) + a.features) for _ in range(a.rounds + 1)
@@ -147,9 +159,9 @@ class HyperNetwork(nn.Module):
             )
             for _ in range(a.rounds)
         )
-        evidence = len(LEVELS) + 3
+        evidence = 2 * (len(LEVELS) + 3)
         self.correct = nn.Sequential(
-            nn.Linear(a.context + evidence, HEAD), nn.SiLU(), nn.Linear(HEAD, 1)
+            nn.Linear(a.context + evidence, HEAD), nn.SiLU(), nn.Linear(HEAD, 2)
         )
         self.temper = nn.Sequential(
             nn.Linear(a.context + evidence + 4, HEAD), nn.SiLU(), nn.Linear(HEAD, 2)
@@ -184,39 +196,47 @@ class HyperNetwork(nn.Module):
 
         pairs = Pairs(*(torch.cat(sides, 1) for sides in zip(joint, shuffled, strict=True)))
         gaussian = gaussian_pmi(*pairs, rho)
-        inputs = pair_inputs(*pairs, gaussian)
-        total = gaussian
+        inputs = pair_inputs(*pairs, data.widths, gaussian)
+        radial, radial_scaling = _standardise(self.radial(inputs), self.radial.amplitude.exp())
+        radial_loudness, coarse = self._audition(radial, gaussian, n)
+
+        total = coarse
         for turn, (probe, update) in enumerate(zip(self.probe, self.update, strict=True)):
             modulation = self._modulation(turn, context)
             hidden = self.body(inputs, modulation)
             if turn > 0:
-                features, _ = self._standard(hidden, modulation, ROUGH_FEATURES)
-                with _full_precision(features):
-                    total = solve_readout(features, gaussian, n, ROUGH_ITERATIONS).values
+                _, total = self._audition(self._fine(hidden, modulation)[0], coarse, n)
             pooled = _pool(silu(probe(hidden)), total, n).to(dtype)
             context = context + update(torch.cat([context, pooled], -1)).to(dtype)
             context = self.norm(context)
         modulation = self._modulation(-1, context)
-        hidden = self.body(inputs, modulation)
-        features, scaling = self._standard(hidden, modulation)
-        loudness = self._loudness(features, gaussian, n)
-        correction = self.correct(torch.cat([context, loudness.evidence], -1)).to(dtype)
-        level = loudness.level + MAX_CORRECTION * correction.tanh()
-        # The constant, last, keeps its own.
-        features = torch.cat([features[..., :-1] * level.exp()[:, None], features[..., -1:]], -1)
+        fine, fine_scaling = self._fine(self.body(inputs, modulation), modulation)
+        fine_loudness, _ = self._audition(fine, coarse, n)
+
+        evidence = torch.cat([radial_loudness.evidence, fine_loudness.evidence], -1)
+        levels = torch.cat([radial_loudness.level, fine_loudness.level], -1)
+        correction = self.correct(torch.cat([context, evidence], -1)).to(dtype)
+        loud = (levels + MAX_CORRECTION * correction.tanh()).exp()
+        features = _with_constant(radial * loud[:, None, :1], fine * loud[:, None, 1:])
         with _full_precision(features):
             total, weights = solve_readout(features, gaussian, n, ITERATIONS)
-        optimism = self._optimism(features, total, context, loudness, data.widths, n)
-        weights, bias = weights[:, :-1] * level.exp() * scaling.factor, weights[:, -1]
-        readout = Readout(weights, bias - (weights * scaling.centre).sum(-1))
-        parameters = CriticParameters(rho, modulation, readout)
+        optimism = self._optimism(features, total, context, evidence, data.widths, n)
+        factor = torch.cat(
+            [radial_scaling.factor * loud[:, :1], fine_scaling.factor * loud[:, 1:]], -1
+        )
+        centre = torch.cat([radial_scaling.centre, fine_scaling.centre], -1)
+        weights, bias = weights[:, :-1] * factor, weights[:, -1]
+        readout = Readout(weights, bias - (weights * centre).sum(-1))
+        parameters = CriticParameters(rho, data.widths, modulation, readout)
         return Emission(parameters, total[:, :n], total[:, n:], optimism)
 
     def evaluate(self, parameters: CriticParameters, pairs: Pairs) -> Tensor:
         """The critic at pairs in canonical coordinates: PMI in nats, shape (b, m)."""
         gaussian = gaussian_pmi(*pairs, parameters.rho)
-        hidden = self.body(pair_inputs(*pairs, gaussian), parameters.modulation)
-        features = self.body.features(hidden, parameters.modulation).to(gaussian.dtype)
+        inputs = pair_inputs(*pairs, parameters.widths, gaussian)
+        hidden = self.body(inputs, parameters.modulation)
+        fine = self.body.features(hidden, parameters.modulation)
+        features = torch.cat([self.radial(inputs), fine], -1).to(gaussian.dtype)
         weights, bias = parameters.readout
         return gaussian + (features @ weights[..., None])[..., 0] + bias[:, None]
 
@@ -232,35 +252,29 @@ class HyperNetwork(nn.Module):
             accents[:, 0].tanh(),
         )
 
-    def _standard(
-        self, hidden: Tensor, modulation: Modulation, features: int | None = None
-    ) -> tuple[Tensor, Scaling]:
-        """Features in units of their spread times their amplitudes, and a constant one, last.
+    def _fine(self, hidden: Tensor, modulation: Modulation) -> tuple[Tensor, Scaling]:
+        """Features of all coordinates, standardised."""
+        return _standardise(
+            self.body.features(hidden, modulation), self.body.amplitudes(modulation)
+        )
 
-        In these units features cannot escape the penalty by growing.
-        """
-        values = self.body.features(hidden, modulation)[..., :features]
-        values = values.to(modulation.accents.dtype)
-        centre = values.mean(1)
-        variance = (values.square().mean(1) - centre.square()).clamp_min(0)
-        factor = self.body.amplitudes(modulation)[:, :features]
-        factor = factor * (variance + MIN_SPREAD**2).rsqrt()
-        values = (values - centre[:, None]) * factor[:, None]
-        return torch.cat([values, torch.ones_like(values[..., :1])], -1), Scaling(centre, factor)
-
-    def _loudness(self, features: Tensor, offset: Tensor, n: int) -> Loudness:
+    def _audition(self, features: Tensor, offset: Tensor, n: int) -> tuple[Loudness, Tensor]:
+        """How loud features may be beside an offset, and what a few of them make of it."""
         # In training, what is chosen guides the features and is not guided by them.
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.training):
-            rough = torch.cat([features[..., :ROUGH_FEATURES], features[..., -1:]], -1)
+            rough = _with_constant(features[..., :ROUGH_FEATURES])
             with _full_precision(features):
-                return choose_loudness(rough, offset, n)
+                loudness = choose_loudness(rough, offset, n)
+                loud = loudness.level.exp()[:, None]
+                heard = _with_constant(rough[..., :-1] * loud)
+                return loudness, solve_readout(heard, offset, n, ROUGH_ITERATIONS).values
 
     def _optimism(
         self,
         features: Tensor,
         total: Tensor,
         context: Tensor,
-        loudness: Loudness,
+        evidence: Tensor,
         widths: Tensor,
         n: int,
     ) -> Tensor:
@@ -277,9 +291,22 @@ class HyperNetwork(nn.Module):
             gaussian = widths.prod(-1).to(gap.dtype) / (2 * n)
             root = math.sqrt(n)
             inputs = torch.stack([value, gap, (root * gap).log1p(), (root * gaussian).log1p()], -1)
-            inputs = torch.cat([loudness.evidence, inputs], -1)
+            inputs = torch.cat([evidence, inputs], -1)
         shares = 2 * self.temper(torch.cat([context, inputs], -1)).to(gap.dtype).sigmoid()
         return (shares * torch.stack([gap, gaussian], -1)).sum(-1)
+
+
+def _standardise(values: Tensor, factor: Tensor) -> tuple[Tensor, Scaling]:
+    """Features in units of their spread times a factor: they cannot escape the ridge by growing."""
+    values = values.to(factor.dtype)
+    centre = values.mean(1)
+    variance = (values.square().mean(1) - centre.square()).clamp_min(0)
+    factor = factor * (variance + MIN_SPREAD**2).rsqrt()
+    return (values - centre[:, None]) * factor[:, None], Scaling(centre, factor)
+
+
+def _with_constant(*features: Tensor) -> Tensor:
+    return torch.cat([*features, torch.ones_like(features[0][..., :1])], -1)
 
 
 def _full_precision(tensor: Tensor) -> torch.autocast:

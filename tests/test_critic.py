@@ -80,7 +80,7 @@ def test_features_are_bounded_however_far_out_a_pair_lies(generator: torch.Gener
         torch.zeros(1, 5),
     )
     u, v = 1e4 * torch.randn(2, 1, 40, 3, generator=generator)
-    inputs = pair_inputs(u, v, torch.zeros(1, 40))
+    inputs = pair_inputs(u, v, torch.full((1, 2), 3), torch.zeros(1, 40))
     assert inputs.shape == (1, 40, 3 * 3 + 4)
     with torch.no_grad():
         features = body.features(body(inputs, neutral), neutral)

@@ -58,7 +58,7 @@ def test_shapes(rounds: int, layers: int) -> None:
     assert at_shuffled.shape == (2, 150)
     assert optimism.shape == (2,)
     assert parameters.rho.shape == (2, 10)
-    assert parameters.readout.weights.shape == (2, 12)
+    assert parameters.readout.weights.shape == (2, 12 + architecture.radial)
     assert parameters.readout.bias.shape == (2,)
     assert [s.shape for s in parameters.modulation.scales] == [
         (2, 1, units) for units in [24] * layers + [12]
@@ -68,7 +68,7 @@ def test_shapes(rounds: int, layers: int) -> None:
 def test_emitted_critic_has_the_emitted_values() -> None:
     network = build()
     data, joint, shuffled = read()
-    parameters, at_joint, at_shuffled, optimism = network(data, joint, shuffled)
+    parameters, at_joint, at_shuffled, _ = network(data, joint, shuffled)
     torch.testing.assert_close(network.evaluate(parameters, joint), at_joint)
     torch.testing.assert_close(network.evaluate(parameters, shuffled), at_shuffled)
 
