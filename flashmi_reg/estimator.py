@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .canonical import Canonical, canonicalise
 from .copula import Marginals
-from .critic import donsker_varadhan
+from .critic import Values, donsker_varadhan
 from .hypernet import CriticParameters, HyperNetwork, Pairs
 
 __all__ = [
@@ -91,13 +91,14 @@ def _estimate_read(
     with torch.set_grad_enabled(track and not frozen):
         data = canonicalise(x, y, network.architecture.width)
         joint, shuffled = _pairs(network, data.u, data.v, index)
-        parameters, at_joint, at_shuffled, optimism = network(data, joint, shuffled)
+        parameters, values, gaussian, optimism = network(data, joint, shuffled)
     if track and frozen:
         u, v = coordinates(data, x, y)
         joint, shuffled = _pairs(network, u, v, index)
-        at_joint = network.evaluate(parameters, joint)
-        at_shuffled = network.evaluate(parameters, shuffled)
-    value = donsker_varadhan(at_joint, at_shuffled) - optimism
+        values, gaussian = _values(
+            network.evaluate(parameters, joint), network.evaluate(parameters, shuffled)
+        )
+    value = donsker_varadhan(values, gaussian) - optimism
     return Estimation(value, data, parameters, optimism)
 
 
@@ -125,7 +126,7 @@ def _estimate_large(
         shuffled.append(_evaluate(network, parameters, u, v))
     # Only the pairs that were read flatter the critic.
     optimism = optimism * (READ_LIMIT / n)
-    value = donsker_varadhan(torch.cat(joint, 1), torch.cat(shuffled, 1)) - optimism
+    value = donsker_varadhan(*_values(_joined(joint), _joined(shuffled))) - optimism
     return Estimation(value, data, parameters, optimism)
 
 
@@ -157,7 +158,7 @@ class Critic:
         """
         u, v = coordinates(self._data, self._x(_batch(x)), self._y(_batch(y)))
         with torch.autocast(x.device.type, enabled=False):
-            value = _evaluate(self._network, self._parameters, u, v).to(x.dtype)
+            value = _evaluate(self._network, self._parameters, u, v)[0].to(x.dtype)
         return value if self._batched else value[0]
 
 
@@ -227,6 +228,18 @@ def coordinates(data: Canonical, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(swapped, y, x), torch.where(swapped, x, y)
 
 
-def _evaluate(network: HyperNetwork, parameters: CriticParameters, u: Tensor, v: Tensor) -> Tensor:
+def _values(joint: tuple[Tensor, Tensor], shuffled: tuple[Tensor, Tensor]) -> tuple[Values, Values]:
+    """The critic, and its Gaussian term, at joint and shuffled pairs."""
+    return Values(joint[0], shuffled[0]), Values(joint[1], shuffled[1])
+
+
+def _joined(parts: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    value, gaussian = zip(*parts, strict=True)
+    return torch.cat(value, 1), torch.cat(gaussian, 1)
+
+
+def _evaluate(
+    network: HyperNetwork, parameters: CriticParameters, u: Tensor, v: Tensor
+) -> tuple[Tensor, Tensor]:
     dtype = network.shrink.weight.dtype
     return network.evaluate(parameters, Pairs(u.to(dtype), v.to(dtype)))

@@ -20,6 +20,7 @@ from .critic import (
     Modulation,
     PairFeatures,
     RadialFeatures,
+    Values,
     donsker_varadhan,
     gaussian_pmi,
     pair_inputs,
@@ -118,15 +119,15 @@ class Emission(NamedTuple):
 
     Attributes:
         parameters: what makes the critic.
-        joint: values at joint pairs, shape (b, n).
-        shuffled: values at shuffled pairs, shape (b, m).
+        values: the critic at these pairs.
+        gaussian: its Gaussian term there.
         optimism: by how much the Donsker–Varadhan value at these pairs overstates the information,
             since the critic was read off them, shape (b,).
     """
 
     parameters: CriticParameters
-    joint: Tensor
-    shuffled: Tensor
+    values: Values
+    gaussian: Values
     optimism: Tensor
 
 
@@ -220,7 +221,9 @@ class HyperNetwork(nn.Module):
         features = _with_constant(radial * loud[:, None, :1], fine * loud[:, None, 1:])
         with _full_precision(features):
             total, weights = solve_readout(features, gaussian, n, ITERATIONS)
-        optimism = self._optimism(features, total, context, evidence, data.widths, n)
+        values = Values(total[:, :n], total[:, n:])
+        reference = Values(gaussian[:, :n], gaussian[:, n:])
+        optimism = self._optimism(features, values, reference, context, evidence, data.widths)
         factor = torch.cat(
             [radial_scaling.factor * loud[:, :1], fine_scaling.factor * loud[:, 1:]], -1
         )
@@ -228,17 +231,21 @@ class HyperNetwork(nn.Module):
         weights, bias = weights[:, :-1] * factor, weights[:, -1]
         readout = Readout(weights, bias - (weights * centre).sum(-1))
         parameters = CriticParameters(rho, data.widths, modulation, readout)
-        return Emission(parameters, total[:, :n], total[:, n:], optimism)
+        return Emission(parameters, values, reference, optimism)
 
-    def evaluate(self, parameters: CriticParameters, pairs: Pairs) -> Tensor:
-        """The critic at pairs in canonical coordinates: PMI in nats, shape (b, m)."""
+    def evaluate(self, parameters: CriticParameters, pairs: Pairs) -> tuple[Tensor, Tensor]:
+        """The critic at pairs in canonical coordinates, PMI in nats, and its Gaussian term.
+
+        Each is of shape (b, m).
+        """
         gaussian = gaussian_pmi(*pairs, parameters.rho)
         inputs = pair_inputs(*pairs, parameters.widths, gaussian)
         hidden = self.body(inputs, parameters.modulation)
         fine = self.body.features(hidden, parameters.modulation)
         features = torch.cat([self.radial(inputs), fine], -1).to(gaussian.dtype)
         weights, bias = parameters.readout
-        return gaussian + (features @ weights[..., None])[..., 0] + bias[:, None]
+        value = gaussian + (features @ weights[..., None])[..., 0] + bias[:, None]
+        return value, gaussian
 
     def _modulation(self, turn: int, context: Tensor) -> Modulation:
         emitted = self.emit[turn](context).to(context.dtype)[:, None]
@@ -272,22 +279,23 @@ class HyperNetwork(nn.Module):
     def _optimism(
         self,
         features: Tensor,
-        total: Tensor,
+        values: Values,
+        reference: Values,
         context: Tensor,
         evidence: Tensor,
         widths: Tensor,
-        n: int,
     ) -> Tensor:
         """Shares, which the network emits, of two excesses of an in-sample estimate.
 
         They are the gap between the critic's fit and its leave-one-out, and dx · dy / 2n, the bias
         of a Gaussian estimate; both of first order in 1/n.
         """
+        n = values.joint.shape[1]
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.training):
             with _full_precision(features):
-                fresh = leave_one_out(features, total, n)
-            gap = (total - fresh)[:, :n].mean(-1)
-            value = donsker_varadhan(total[:, :n], total[:, n:])
+                fresh = leave_one_out(features, torch.cat(values, 1), n)
+            gap = (values.joint - fresh[:, :n]).mean(-1)
+            value = donsker_varadhan(values, reference)
             gaussian = widths.prod(-1).to(gap.dtype) / (2 * n)
             root = math.sqrt(n)
             inputs = torch.stack([value, gap, (root * gap).log1p(), (root * gaussian).log1p()], -1)

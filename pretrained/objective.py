@@ -117,14 +117,14 @@ def losses(network: HyperNetwork, batch: Batch) -> Losses:
     that the network has read and 0.7 at fresh ones, over 1 + MI. At the former, the optimum is the
     posterior mean given the data set, so that overfitting, which maximising the Donsker–Varadhan
     bound rewards, is trained away; the latter are what gradients and pointwise MI live on. The
-    error of the estimate, Huber(estimate, MI), teaches how to correct optimism and nothing else:
-    a critic that learned from it would make up for missing fit by overfitting.
+    error of the estimate, Huber(estimate, MI), teaches how to correct optimism; it does not reach
+    the readout, which would make up for missing fit by overfitting.
     """
-    parameters, joint, shuffled, optimism = network(batch.data, batch.joint, batch.shuffled)
-    nce = soft_nce(joint, batch.joint_pmi) + soft_nce(shuffled, batch.shuffled_pmi)
-    at_fresh = network.evaluate(parameters, batch.fresh)
+    parameters, values, gaussian, optimism = network(batch.data, batch.joint, batch.shuffled)
+    nce = soft_nce(values.joint, batch.joint_pmi) + soft_nce(values.shuffled, batch.shuffled_pmi)
+    at_fresh, _ = network.evaluate(parameters, batch.fresh)
     fresh = 2 * soft_nce(at_fresh, batch.fresh_pmi)
-    estimate = donsker_varadhan(joint, shuffled).detach() - optimism
+    estimate = donsker_varadhan(values, gaussian).detach() - optimism
     error = huber_loss(estimate, batch.mi, reduction="none", delta=0.3)
     fit = ((1 - FRESH) * nce + FRESH * fresh) / (1 + batch.mi.clamp_min(0))
     # Hard data sets, of many clusters in many dimensions, would drown all others.

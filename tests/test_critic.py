@@ -14,9 +14,12 @@ from flashmi_reg.critic import (
     MAX_SHARE,
     Modulation,
     PairFeatures,
+    RadialFeatures,
+    Values,
     donsker_varadhan,
     gaussian_pmi,
     log_mean_exp,
+    norm_score,
     pair_inputs,
 )
 
@@ -88,6 +91,33 @@ def test_features_are_bounded_however_far_out_a_pair_lies(generator: torch.Gener
         assert (features.abs() <= 1).all()
 
 
+@pytest.mark.parametrize("width", [1, 2, 5, 10])
+def test_norms_of_normal_points_are_about_standard_normal(
+    width: int, generator: torch.Generator
+) -> None:
+    points = torch.zeros(1, 20_000, 10)
+    points[..., :width] = torch.randn(1, 20_000, width, generator=generator)
+    score = norm_score(points, torch.tensor([[width]]))
+    assert abs(score.mean().item()) < 0.15
+    assert abs(score.std().item() - 1) < 0.15
+
+
+def test_radial_features_see_norms_alone(generator: torch.Generator) -> None:
+    radial = RadialFeatures(16, 5)
+    u, v = torch.randn(2, 1, 30, 3, generator=generator)
+    turn = torch.linalg.qr(torch.randn(3, 3, generator=generator))[0]
+    widths, term = torch.full((1, 2), 3), torch.zeros(1, 30)
+    found = radial(pair_inputs(u, v, widths, term))
+    assert found.shape == (1, 30, 5)
+    torch.testing.assert_close(radial(pair_inputs(u @ turn, -v, widths, term)), found)
+
+
+def test_norm_has_a_finite_slope_at_the_origin() -> None:
+    points = torch.zeros(1, 4, 3, requires_grad=True)
+    norm_score(points, torch.tensor([[3]])).sum().backward()
+    assert points.grad.isfinite().all()
+
+
 # --- log-mean-exp -----------------------------------------------------------------------------
 
 
@@ -123,19 +153,51 @@ def test_guarded_log_mean_exp_of_a_calibrated_critic_is_zero() -> None:
     assert found.item() == pytest.approx(0, abs=0.03)
 
 
+def at_pairs(rho: Tensor, n: int, seed: int = 0, step: int = 1) -> Values:
+    """The true critic of Gaussian samples, at joint and at shuffled pairs."""
+    u, v = gaussian(rho, n, seed)
+    return Values(*(gaussian_pmi(u, w, rho[None]) for w in (v, v.roll(step, 1))))
+
+
+def constant(values: Values) -> Values:
+    """A Gaussian term that finds no correlation."""
+    return Values(*(torch.zeros_like(part) for part in values))
+
+
 def test_donsker_varadhan_of_the_true_critic_is_the_mutual_information() -> None:
     rho = torch.tensor([0.8, 0.4], dtype=torch.float64)
-    u, v = gaussian(rho, 50_000)
-    joint = gaussian_pmi(u, v, rho[None])
-    shuffled = gaussian_pmi(u, v.roll(1, 1), rho[None])
-    exact = -0.5 * (1 - rho**2).log().sum()
-    assert donsker_varadhan(joint, shuffled).item() == pytest.approx(exact.item(), abs=0.02)
+    values = at_pairs(rho, 50_000)
+    exact = (-0.5 * (1 - rho**2).log().sum()).item()
+    assert donsker_varadhan(values, constant(values)).item() == pytest.approx(exact, abs=0.02)
+    assert donsker_varadhan(values, values).item() == pytest.approx(exact, abs=0.02)
+
+
+def test_control_variate_leaves_little_of_the_noise_of_shuffling() -> None:
+    """Of a critic that is Gaussian but for a little."""
+    rho = torch.tensor([0.8, 0.8], dtype=torch.float64)
+    plain, controlled = [], []
+    for step in range(1, 41):
+        control = at_pairs(rho, 1000, step=step)
+        values = Values(*(part + 0.05 * part.sin() for part in control))
+        plain.append(donsker_varadhan(values, constant(values)))
+        controlled.append(donsker_varadhan(values, control))
+    plain, controlled = torch.cat(plain), torch.cat(controlled)
+    assert controlled.std() < 0.2 * plain.std()
+    assert abs(controlled.mean() - plain.mean()) < plain.std()
+
+
+def test_control_that_is_constant_or_foreign_changes_next_to_nothing() -> None:
+    rho = torch.tensor([0.6], dtype=torch.float64)
+    values = at_pairs(rho, 20_000)
+    plain = values.joint.mean(-1) - log_mean_exp(*values)
+    torch.testing.assert_close(donsker_varadhan(values, constant(values)), plain)
+    foreign = at_pairs(rho, 20_000, seed=5)
+    assert (donsker_varadhan(values, foreign) - plain).abs().item() < 0.005
 
 
 def test_adding_a_constant_to_the_critic_leaves_the_bound_almost_as_it_is() -> None:
     """It would not change a plain Donsker–Varadhan bound at all; the guard sees it a little."""
-    rho = torch.tensor([0.6], dtype=torch.float64)
-    u, v = gaussian(rho, 20_000)
-    joint, shuffled = (gaussian_pmi(u, w, rho[None]) for w in (v, v.roll(1, 1)))
-    shift = donsker_varadhan(joint + 1, shuffled + 1) - donsker_varadhan(joint, shuffled)
+    values = at_pairs(torch.tensor([0.6], dtype=torch.float64), 20_000)
+    moved = Values(*(part + 1 for part in values))
+    shift = donsker_varadhan(moved, values) - donsker_varadhan(values, values)
     assert shift.abs().item() < 0.01

@@ -53,7 +53,7 @@ def test_shapes(rounds: int, layers: int) -> None:
     network = build(architecture)
     data, joint, shuffled = read()
     shuffled = take(shuffled, torch.arange(150))
-    parameters, at_joint, at_shuffled, optimism = network(data, joint, shuffled)
+    parameters, (at_joint, at_shuffled), _, optimism = network(data, joint, shuffled)
     assert at_joint.shape == (2, 200)
     assert at_shuffled.shape == (2, 150)
     assert optimism.shape == (2,)
@@ -68,9 +68,11 @@ def test_shapes(rounds: int, layers: int) -> None:
 def test_emitted_critic_has_the_emitted_values() -> None:
     network = build()
     data, joint, shuffled = read()
-    parameters, at_joint, at_shuffled, _ = network(data, joint, shuffled)
-    torch.testing.assert_close(network.evaluate(parameters, joint), at_joint)
-    torch.testing.assert_close(network.evaluate(parameters, shuffled), at_shuffled)
+    parameters, values, gaussian, _ = network(data, joint, shuffled)
+    for place, pairs in enumerate((joint, shuffled)):
+        value, term = network.evaluate(parameters, pairs)
+        torch.testing.assert_close(value, values[place])
+        torch.testing.assert_close(term, gaussian[place])
 
 
 def test_order_of_the_pairs_does_not_matter() -> None:
@@ -82,7 +84,7 @@ def test_order_of_the_pairs_does_not_matter() -> None:
         network(data, take(joint, order), take(shuffled, order.flip(0))),
     )
     torch.testing.assert_close(one.parameters.rho, other.parameters.rho, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(other.joint, one.joint[:, order], rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(other.values.joint, one.values.joint[:, order], rtol=1e-3, atol=1e-4)
 
 
 def test_data_sets_of_a_batch_do_not_touch() -> None:
@@ -94,14 +96,14 @@ def test_data_sets_of_a_batch_do_not_touch() -> None:
         Pairs(joint.u[1:2], joint.v[1:2]),
         Pairs(shuffled.u[1:2], shuffled.v[1:2]),
     )
-    torch.testing.assert_close(alone.joint, both.joint[1:2], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(alone.values.joint, both.values.joint[1:2], rtol=1e-4, atol=1e-4)
 
 
 def test_untrained_network_starts_from_the_gaussian_critic() -> None:
     """It finds most of the information in Gaussian data before any training."""
     network = build()
     data, joint, shuffled = read(n=4000, dx=1, dy=1)
-    at_joint = network(data, joint, shuffled).joint
+    at_joint = network(data, joint, shuffled).values.joint
     exact = -0.5 * math.log(1 - 0.5**2)
     assert at_joint.mean().item() == pytest.approx(exact, abs=0.05)
 
@@ -120,8 +122,8 @@ def test_extreme_correlations_stay_finite(correlation: float) -> None:
     data = data._replace(rho=torch.full_like(data.rho, correlation))
     emission = build()(data, pairs, Pairs(joint.u, joint.u.roll(1, 1)))
     assert (emission.parameters.rho <= MAX_CORRELATION).all()
-    assert emission.joint.isfinite().all()
-    assert emission.shuffled.isfinite().all()
+    assert emission.values.joint.isfinite().all()
+    assert emission.values.shuffled.isfinite().all()
 
 
 def test_every_parameter_that_is_used_has_a_gradient() -> None:
@@ -130,7 +132,7 @@ def test_every_parameter_that_is_used_has_a_gradient() -> None:
     # The heads start at zero, so that their inner layers have no gradient before the first step.
     for head in (network.correct, network.temper):
         torch.nn.init.normal_(head[-1].weight)
-    _, at_joint, at_shuffled, optimism = network(data, joint, shuffled)
+    _, (at_joint, at_shuffled), _, optimism = network(data, joint, shuffled)
     (at_joint.square().mean() + at_shuffled.square().mean() + optimism.mean()).backward()
     for name, parameter in network.named_parameters():
         assert parameter.grad.isfinite().all()
@@ -159,8 +161,10 @@ def test_bfloat16_autocast_keeps_the_solve_in_float32() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         cast = network(data, joint, shuffled)
     assert all(part.dtype == torch.float32 for part in cast.parameters.readout)
-    assert cast.joint.dtype == torch.float32
-    torch.testing.assert_close(cast.joint.mean(), plain.joint.mean(), rtol=0, atol=0.03)
+    assert cast.values.joint.dtype == torch.float32
+    torch.testing.assert_close(
+        cast.values.joint.mean(), plain.values.joint.mean(), rtol=0, atol=0.03
+    )
 
 
 def test_parameters_are_all_that_makes_the_critic() -> None:
@@ -172,5 +176,5 @@ def test_parameters_are_all_that_makes_the_critic() -> None:
         rho=torch.zeros_like(parameters.rho),
         readout=Readout(*(torch.zeros_like(part) for part in parameters.readout)),
     )
-    assert network.evaluate(parameters, joint).abs().max() > 0.1
-    assert network.evaluate(empty, joint).abs().max() < 1e-4
+    assert network.evaluate(parameters, joint)[0].abs().max() > 0.1
+    assert network.evaluate(empty, joint)[0].abs().max() < 1e-4

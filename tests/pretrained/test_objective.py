@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import huber_loss
 
-from flashmi_reg.critic import gaussian_pmi, log_mean_exp
+from flashmi_reg.critic import Values, gaussian_pmi, log_mean_exp
 from flashmi_reg.estimator import shuffle_copies
 from flashmi_reg.hypernet import Architecture, Emission, HyperNetwork, Pairs
 from flashmi_reg.pretrained.objective import Batch, losses, prepare, soft_nce
@@ -146,10 +146,13 @@ class Answers:
         self.joint, self.shuffled, self.fresh = joint, shuffled, fresh
 
     def __call__(self, data: object, joint: Pairs, shuffled: Pairs) -> Emission:
-        return Emission(None, self.joint, self.shuffled, torch.zeros_like(self.joint[:, 0]))
+        values = Values(self.joint, self.shuffled)
+        # A Gaussian term of zero controls nothing.
+        gaussian = Values(*(torch.zeros_like(part) for part in values))
+        return Emission(None, values, gaussian, torch.zeros_like(self.joint[:, 0]))
 
-    def evaluate(self, parameters: None, pairs: Pairs) -> Tensor:
-        return self.fresh
+    def evaluate(self, parameters: None, pairs: Pairs) -> tuple[Tensor, None]:
+        return self.fresh, None
 
 
 def truth_of(batch: Batch) -> Answers:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from flashmi_reg import FlashMI
 from flashmi_reg.checkpoint import PREPROCESSING
+from flashmi_reg.critic import Values
 from flashmi_reg.errors import FlashMIError
 from flashmi_reg.hypernet import Architecture, HyperNetwork
 from flashmi_reg.pretrained import objective, validate
@@ -404,11 +405,11 @@ class Constant(nn.Module):
 
     def forward(self, data: object, joint: tuple, shuffled: tuple) -> tuple:
         zero = self.weight.sum()
-        at_joint, at_shuffled = joint[0][..., 0] * zero, shuffled[0][..., 0] * zero
-        return None, at_joint, at_shuffled, at_joint[:, 0]
+        values = Values(joint[0][..., 0] * zero, shuffled[0][..., 0] * zero)
+        return None, values, values, values.joint[:, 0]
 
-    def evaluate(self, parameters: None, pairs: tuple) -> Tensor:
-        return pairs[0][..., 0] * self.weight.sum()
+    def evaluate(self, parameters: None, pairs: tuple) -> tuple[Tensor, None]:
+        return pairs[0][..., 0] * self.weight.sum(), None
 
 
 def test_validation_of_a_critic_of_zero_shows_the_information_itself() -> None:
