@@ -13,7 +13,7 @@ from torch import Tensor
 from flashmi_reg import FlashMI
 from flashmi_reg.canonical import Canonical
 from flashmi_reg.copula import normal_scores
-from flashmi_reg.critic import log_mean_exp
+from flashmi_reg.critic import Values, log_mean_exp
 from flashmi_reg.estimator import READ_LIMIT, derange, estimate_scores, shuffle_copies
 from flashmi_reg.hypernet import Emission, HyperNetwork, Pairs
 
@@ -142,8 +142,9 @@ def test_frozen_gradient_equals_finite_differences_with_critic_and_maps_held(
         return held._replace(u=u, v=v)
 
     def emit(data: Canonical, joint: Pairs, shuffled: Pairs) -> Emission:
-        values = (network64.evaluate(parameters, pairs) for pairs in (joint, shuffled))
-        return Emission(parameters, *values)
+        found = (network64.evaluate(parameters, pairs) for pairs in (joint, shuffled))
+        values, gaussian = (Values(*part) for part in zip(*found, strict=True))
+        return Emission(parameters, values, gaussian, estimation.optimism)
 
     monkeypatch.setattr("flashmi_reg.estimator.canonicalise", transform)
     monkeypatch.setattr(network64, "forward", emit)
