@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 from tqdm import tqdm
 
-from flashmi_reg.checkpoint import PREPROCESSING, Header, save_weights
+from flashmi_reg.checkpoint import PREPROCESSING, Header, load_weights, save_weights
 from flashmi_reg.errors import FlashMIError, MissingExtraError
 from flashmi_reg.estimator import shuffle_copies
 from flashmi_reg.hypernet import Architecture, HyperNetwork
@@ -64,8 +64,18 @@ class Settings:
     precision: Literal["bf16-mixed", "32-true"] = "bf16-mixed"
 
 
-def train(out: Path, architecture: Architecture, settings: Settings, *, devices: int = 1) -> None:
+def train(
+    out: Path,
+    architecture: Architecture,
+    settings: Settings,
+    *,
+    devices: int = 1,
+    initial: str | None = None,
+) -> None:
     """Trains until `settings.steps`, continuing from the state found in `out`.
+
+    Without one, it starts from random weights, or from those that `initial` names: packaged ones
+    or a file, of the same architecture.
 
     Writes `state.safetensors` (all that resuming needs), `weights.safetensors` (the averaged
     weights, ready for `FlashMI.from_pretrained`), `log.jsonl` and `curves.png`.
@@ -86,6 +96,8 @@ def train(out: Path, architecture: Architecture, settings: Settings, *, devices:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         raw = HyperNetwork(architecture)
+    if initial is not None:
+        raw.load_state_dict(load_weights(initial)[0])
     state = TrainingState.start(raw)
     if (out / "state.safetensors").exists():
         load_state(out / "state.safetensors", state)
@@ -105,7 +117,7 @@ def train(out: Path, architecture: Architecture, settings: Settings, *, devices:
     def checkpoint() -> None:
         state.capture(raw, optimizer)
         save_state(out / "state.safetensors", state)
-        save_weights(out / "weights.safetensors", state.average, _header(raw, state, settings))
+        save_weights(out / "weights.safetensors", state.average, _header(raw, state, settings, initial))
 
     while state.step < settings.steps:
         batch = draw(prior, architecture.width, settings, state.step, fabric.global_rank)
@@ -181,7 +193,9 @@ def _mean(values: list[float]) -> float:
     return sum(values) / len(values) if values else math.nan
 
 
-def _header(network: HyperNetwork, state: TrainingState, settings: Settings) -> Header:
+def _header(
+    network: HyperNetwork, state: TrainingState, settings: Settings, initial: str | None
+) -> Header:
     return Header(
         architecture=network.architecture,
         preprocessing=PREPROCESSING,
@@ -190,7 +204,7 @@ def _header(network: HyperNetwork, state: TrainingState, settings: Settings) -> 
         trained_mi=TRAINED_MI,
         steps=state.step,
         seed=settings.seed,
-        training=asdict(settings) | {"seconds": round(state.seconds)},
+        training=asdict(settings) | {"seconds": round(state.seconds), "initial": initial},
     )
 
 
@@ -220,7 +234,8 @@ def main(argv: list[str] | None = None) -> None:
         epilog="example: flashmi pretrain --out runs/base --steps 16000",
     )
     parser.add_argument("--out", type=Path, required=True, help="folder of the run")
-    parser.add_argument("--devices", type=int, default=1)
+    parser.add_argument("--initial", metavar="NAME", help="packaged weights or file to start from")
+    parser.add_argument("--devices", type=int, default=1, help="processes on a CPU, or GPUs")
     for field, value in (asdict(Settings()) | asdict(Architecture())).items():
         parser.add_argument(f"--{field.replace('_', '-')}", type=type(value), default=value)
     chosen = vars(parser.parse_args(argv))
@@ -228,7 +243,13 @@ def main(argv: list[str] | None = None) -> None:
     # Denormal numbers slow steps down; the setting is the whole process's, so it is put back.
     torch.set_flush_denormal(True)
     try:
-        train(chosen["out"], pick(Architecture()), pick(Settings()), devices=chosen["devices"])
+        train(
+            chosen["out"],
+            pick(Architecture()),
+            pick(Settings()),
+            devices=chosen["devices"],
+            initial=chosen["initial"],
+        )
     finally:
         torch.set_flush_denormal(False)
 
