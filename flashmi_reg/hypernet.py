@@ -161,12 +161,10 @@ class HyperNetwork(nn.Module):
             for _ in range(a.rounds)
         )
         evidence = 2 * (len(LEVELS) + 3)
-        self.correct = nn.Sequential(
-            nn.Linear(a.context + evidence, HEAD), nn.SiLU(), nn.Linear(HEAD, 2)
-        )
-        self.temper = nn.Sequential(
-            nn.Linear(a.context + evidence + 4, HEAD), nn.SiLU(), nn.Linear(HEAD, 2)
-        )
+        self.correct = _head(a.context + evidence, 0.0)
+        # A share of one half: half the gap between fit and leave-one-out is optimism, where the
+        # critic is the right one.
+        self.temper = _head(a.context + evidence + 4, -math.log(3))
         # Contexts would otherwise grow round by round. They are of length one, not √units, or one
         # optimizer step on the emitting layers would move all that they emit by a large amount.
         self.norm = nn.LayerNorm(a.context)
@@ -174,11 +172,6 @@ class HyperNetwork(nn.Module):
         for layer in (self.shrink, *self.emit):
             nn.init.normal_(layer.weight, std=0.05)
             nn.init.zeros_(layer.bias)
-        for head in (self.correct, self.temper):
-            nn.init.zeros_(head[-1].weight)
-            nn.init.zeros_(head[-1].bias)
-        # Half the gap between fit and leave-one-out is optimism, where the critic is the right one.
-        nn.init.constant_(self.temper[-1].bias, -math.log(3))
         nn.init.constant_(self.shrink.bias, 4.0)
 
     def forward(self, data: Canonical, joint: Pairs, shuffled: Pairs) -> Emission:
@@ -302,6 +295,14 @@ class HyperNetwork(nn.Module):
             inputs = torch.cat([evidence, inputs], -1)
         shares = 2 * self.temper(torch.cat([context, inputs], -1)).to(gap.dtype).sigmoid()
         return (shares * torch.stack([gap, gaussian], -1)).sum(-1)
+
+
+def _head(inputs: int, start: float) -> nn.Sequential:
+    """Two numbers that are `start` before training."""
+    last = nn.Linear(HEAD, 2)
+    nn.init.zeros_(last.weight)
+    nn.init.constant_(last.bias, start)
+    return nn.Sequential(nn.Linear(inputs, HEAD), nn.SiLU(), last)
 
 
 def _standardise(values: Tensor, factor: Tensor) -> tuple[Tensor, Scaling]:

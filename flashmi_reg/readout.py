@@ -179,12 +179,12 @@ def choose_loudness(features: Tensor, offset: Tensor, n: int) -> Loudness:
         fits.append(nce_loss(values, n) - before)
     loss, fit = torch.stack(losses, -1), torch.stack(fits, -1)
     weight = (-n * loss).softmax(-1)
-    level = (weight * levels).sum(-1, keepdim=True)
+    mean = (weight * levels).sum(-1, keepdim=True)
     score = -loss * math.sqrt(n)
     gain = -(weight * loss).sum(-1, keepdim=True)
     excess = (weight * (loss - fit)).sum(-1, keepdim=True) * math.sqrt(n)
     score = score.sign() * score.abs().log1p()
-    return Loudness(level, torch.cat([score, level, 3 * gain, excess], -1))
+    return Loudness(mean, torch.cat([score, mean, 3 * gain, excess], -1))
 
 
 def _labels(features: Tensor, n: int) -> tuple[Tensor, Tensor]:

@@ -117,7 +117,8 @@ def train(
     def checkpoint() -> None:
         state.capture(raw, optimizer)
         save_state(out / "state.safetensors", state)
-        save_weights(out / "weights.safetensors", state.average, _header(raw, state, settings, initial))
+        header = _header(raw, state, settings, initial)
+        save_weights(out / "weights.safetensors", state.average, header)
 
     while state.step < settings.steps:
         batch = draw(prior, architecture.width, settings, state.step, fabric.global_rank)

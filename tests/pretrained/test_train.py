@@ -141,6 +141,15 @@ def test_seed_settles_the_run(run: Path, tmp_path: Path) -> None:
     assert not torch.equal(one["body.first.weight"], other["body.first.weight"])
 
 
+def test_run_starts_from_given_weights(run: Path, tmp_path: Path) -> None:
+    weights = run / "weights.safetensors"
+    settings = replace(SETTINGS, steps=1, rate=0.0, validate_every=100)
+    train(tmp_path / "on", TINY, settings, initial=str(weights))
+    assert_equal(load_file(tmp_path / "on" / "weights.safetensors"), load_file(weights))
+    header = FlashMI.from_pretrained(tmp_path / "on" / "weights.safetensors").header
+    assert header.training["initial"] == str(weights)
+
+
 # --- what a run leaves ------------------------------------------------------------------------
 
 
