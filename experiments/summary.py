@@ -122,17 +122,25 @@ def _speed() -> str:
 def _pretraining() -> str:
     lines = (RESULTS / "pretraining.jsonl").read_text().splitlines()
     log = [json.loads(line) for line in lines]
-    last, best = log[-1], min(log, key=lambda record: record["mean_error"])
-    nce = {r["step"]: sum(r["nce"].values()) / len(r["nce"]) for r in (best, last)}
+    first, last = log[0], log[-1]
+    figures = {
+        "error of the estimate": lambda r: r["mean_error"],
+        "on independent sides": lambda r: r["error"]["independence"],
+        "divergence at the pairs read": lambda r: _mean(r["nce"]),
+        "divergence at fresh pairs": lambda r: _mean(r["fresh"]),
+    }
+    head = ["", "before", f"after {last['step']:,} steps"]
+    rows = [[name, *(number(pick(r)) for r in (first, last))] for name, pick in figures.items()]
     return (
-        "**Pretraining** (`results/pretraining.jsonl`, `results/pretraining.png`): the"
-        f" weights after {last['step']:,} steps have a validation error of"
-        f" {number(last['mean_error'])} nats and an NCE divergence of {number(nce[last['step']])}."
-        f" The least validation error in the run was {number(best['mean_error'])}, after"
-        f" {best['step']:,} steps, with a divergence of {number(nce[best['step']])} and an error of"
-        f" {number(best['error']['independence'])} on independent sides, where the shipped weights"
-        f" have {number(last['error']['independence'])}."
+        "**Pretraining** (`results/pretraining.jsonl`, `results/pretraining.png`): mean over the"
+        f" families of the fixed validation set, nats, in {last['seconds']:,} s of training, the"
+        " averaged weights:"
+        f"\n\n{_markdown(head, rows)}"
     )
+
+
+def _mean(values: dict[str, float]) -> float:
+    return sum(values.values()) / len(values)
 
 
 def _origin(content: dict[str, Any]) -> str:

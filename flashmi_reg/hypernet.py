@@ -161,10 +161,10 @@ class HyperNetwork(nn.Module):
             for _ in range(a.rounds)
         )
         evidence = 2 * (len(LEVELS) + 3)
-        self.correct = _head(a.context + evidence, 0.0)
-        # A share of one half: half the gap between fit and leave-one-out is optimism, where the
-        # critic is the right one.
-        self.temper = _head(a.context + evidence + 4, -math.log(3))
+        self.correct = _head(a.context + evidence, (0.0, 0.0))
+        # Shares of one half and of one: of the gap between fit and leave-one-out, half is optimism
+        # (the truth lies between), and dx · dy / 2n is that of a fitted Gaussian as it stands.
+        self.temper = _head(a.context + evidence + 4, (-math.log(3), 0.0))
         # Contexts would otherwise grow round by round. They are of length one, not √units, or one
         # optimizer step on the emitting layers would move all that they emit by a large amount.
         self.norm = nn.LayerNorm(a.context)
@@ -293,15 +293,18 @@ class HyperNetwork(nn.Module):
             root = math.sqrt(n)
             inputs = torch.stack([value, gap, (root * gap).log1p(), (root * gaussian).log1p()], -1)
             inputs = torch.cat([evidence, inputs], -1)
+        if self.training:  # the error of the estimate teaches this head, and nothing before it
+            context = context.detach()
         shares = 2 * self.temper(torch.cat([context, inputs], -1)).to(gap.dtype).sigmoid()
         return (shares * torch.stack([gap, gaussian], -1)).sum(-1)
 
 
-def _head(inputs: int, start: float) -> nn.Sequential:
+def _head(inputs: int, start: tuple[float, float]) -> nn.Sequential:
     """Two numbers that are `start` before training."""
     last = nn.Linear(HEAD, 2)
     nn.init.zeros_(last.weight)
-    nn.init.constant_(last.bias, start)
+    with torch.no_grad():
+        last.bias.copy_(torch.tensor(start))
     return nn.Sequential(nn.Linear(inputs, HEAD), nn.SiLU(), last)
 
 

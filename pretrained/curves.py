@@ -17,9 +17,9 @@ __all__ = ["draw_curves"]
 def draw_curves(log: Path, figure: Path) -> None:
     """Draws the run recorded in `log` (JSON lines) into `figure`."""
     records = [json.loads(line) for line in log.read_text().splitlines()]
-    steps = [record["step"] for record in records]
+    steps = [max(1, record["step"]) for record in records]  # the axis is logarithmic
     canvas, axes = plt.subplots(1, 3, figsize=(15, 4.2), layout="constrained")
-    axes[0].plot(steps, [record["loss"] for record in records], color="black")
+    axes[0].plot(steps, [record["loss"] or math.nan for record in records], color="black")
     axes[0].set_ylabel("training loss")
     for family in records[-1]["error"]:
         axes[1].plot(steps, [r["error"][family] for r in records], label=family)

@@ -117,8 +117,8 @@ def losses(network: HyperNetwork, batch: Batch) -> Losses:
     that the network has read and 0.7 at fresh ones, over 1 + MI. At the former, the optimum is the
     posterior mean given the data set, so that overfitting, which maximising the Donsker–Varadhan
     bound rewards, is trained away; the latter are what gradients and pointwise MI live on. The
-    error of the estimate, Huber(estimate, MI), teaches how to correct optimism; it does not reach
-    the readout, which would make up for missing fit by overfitting.
+    error of the estimate, Huber(estimate, MI), teaches how to correct optimism and nothing else:
+    a critic that learned from it would make up for missing fit by overfitting.
     """
     parameters, values, gaussian, optimism = network(batch.data, batch.joint, batch.shuffled)
     nce = soft_nce(values.joint, batch.joint_pmi) + soft_nce(values.shuffled, batch.shuffled_pmi)

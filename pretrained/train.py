@@ -120,6 +120,9 @@ def train(
         header = _header(raw, state, settings, initial)
         save_weights(out / "weights.safetensors", state.average, header)
 
+    # What is there before any training: without it, a curve does not tell what was learned.
+    if validation is not None and state.step == 0:
+        _log(out, state, settings, losses_seen, _validate(raw, state, validation))
     while state.step < settings.steps:
         batch = draw(prior, architecture.width, settings, state.step, fabric.global_rank)
         for group in optimizer.param_groups:
@@ -217,7 +220,8 @@ def _log(
         "seconds": round(state.seconds),
         "skipped": state.skipped,
     }
-    record |= {"loss": _mean(seen), "rate": settings.rate * schedule(state.step, settings)}
+    loss = _mean(seen) if seen else None
+    record |= {"loss": loss, "rate": settings.rate * schedule(state.step, settings)}
     with (out / "log.jsonl").open("a") as file:
         file.write(json.dumps(record | {"mean_error": figures.mean_error} | asdict(figures)) + "\n")
     try:

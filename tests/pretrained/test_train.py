@@ -132,7 +132,7 @@ def test_finished_run_is_left_as_it_is(run: Path) -> None:
     train(run, TINY, SETTINGS)
     assert_equal(load_file(run / "state.safetensors"), state)
     assert len((run / "weights.safetensors").read_bytes()) == len(before)
-    assert [record["step"] for record in records(run)] == [4, 8]
+    assert [record["step"] for record in records(run)] == [0, 4, 8]
 
 
 def test_seed_settles_the_run(run: Path, tmp_path: Path) -> None:
@@ -189,8 +189,9 @@ def test_weights_are_the_average_with_a_header(run: Path) -> None:
 
 def test_log_holds_the_figures_of_each_validation(run: Path) -> None:
     families = set(Prior().family_names)
-    assert [record["step"] for record in records(run)] == [4, 8]
-    for record in records(run):
+    assert [record["step"] for record in records(run)] == [0, 4, 8]
+    assert records(run)[0]["loss"] is None
+    for record in records(run)[1:]:
         for figure in ("error", "bias", "nce", "fresh"):
             assert record[figure].keys() == families
         assert record["error_at"].keys() == {"60", "100"}
@@ -313,7 +314,7 @@ if __name__ == "__main__":
     load_state(tmp_path / "run" / "state.safetensors", state)
     assert (state.step, state.skipped) == (3, 0)
     assert all(weight.isfinite().all() for weight in state.average.values())
-    assert len(records(tmp_path / "run")) == 1
+    assert [record["step"] for record in records(tmp_path / "run")] == [0, 3]
 
 
 # --- the parts --------------------------------------------------------------------------------
@@ -452,7 +453,7 @@ def test_command_line_hands_settings_on(
     module.main(["--out", str(tmp_path), flag, str(value)])
     out, architecture, settings, named = seen[0]
     assert out == tmp_path
-    assert named == {"devices": 1}
+    assert named == {"devices": 1, "initial": None}
     name = flag.removeprefix("--")
     chosen = asdict(architecture) | asdict(settings)
     assert chosen == asdict(Architecture()) | asdict(Settings()) | {name: value}
