@@ -47,7 +47,7 @@ def _benchmark() -> str:
         "**BMI benchmark** (Czyż et al., 2023), nats: `python -m experiments.bmi --n"
         f" {' '.join(map(str, settings['n']))} --seeds {len(settings['seeds'])} --subset"
         f" {settings['subset']} --baselines {' '.join(content['baselines'])}`, {_origin(content)}."
-        " Untrained is our network with random weights (`flashmi pretrain --steps 0`), control the"
+        " Untrained is our network with random weights (`flashmi pretrain --steps 0 --seed 1`), control the"
         " bias-corrected Gaussian copula. No task has zero information, so that overfitting alone"
         " lowers the MAE; *null* is the mean estimate with the pairing broken, where the truth is"
         " zero, and *fresh* the mean error of the critic's bound at pairs it has not seen. MINE's"

@@ -37,6 +37,8 @@ from .readout import (
 __all__ = ["Architecture", "CriticParameters", "Emission", "HyperNetwork", "Pairs", "Readout"]
 
 MAX_CORRELATION = 0.9999
+# Samples of independent continuous variables correlate by far more than this.
+NO_CORRELATION = 1e-6
 # A part of the features tells how loud they all may be, and where later rounds find residuals.
 ROUGH_FEATURES = 64
 ROUGH_ITERATIONS = 3
@@ -216,7 +218,9 @@ class HyperNetwork(nn.Module):
             total, weights = solve_readout(features, gaussian, n, ITERATIONS)
         values = Values(total[:, :n], total[:, n:])
         reference = Values(gaussian[:, :n], gaussian[:, n:])
-        optimism = self._optimism(features, values, reference, context, evidence, data.widths)
+        # A constant side correlates with nothing, and nothing is fitted to it.
+        fitted = data.widths.prod(-1) * (data.rho.amax(-1) > NO_CORRELATION)
+        optimism = self._optimism(features, values, reference, context, evidence, fitted)
         factor = torch.cat(
             [radial_scaling.factor * loud[:, :1], fine_scaling.factor * loud[:, 1:]], -1
         )
@@ -276,7 +280,7 @@ class HyperNetwork(nn.Module):
         reference: Values,
         context: Tensor,
         evidence: Tensor,
-        widths: Tensor,
+        fitted: Tensor,
     ) -> Tensor:
         """Shares, which the network emits, of two excesses of an in-sample estimate.
 
@@ -289,7 +293,7 @@ class HyperNetwork(nn.Module):
                 fresh = leave_one_out(features, torch.cat(values, 1), n)
             gap = (values.joint - fresh[:, :n]).mean(-1)
             value = donsker_varadhan(values, reference)
-            gaussian = widths.prod(-1).to(gap.dtype) / (2 * n)
+            gaussian = fitted.to(gap.dtype) / (2 * n)
             root = math.sqrt(n)
             inputs = torch.stack([value, gap, (root * gap).log1p(), (root * gaussian).log1p()], -1)
             inputs = torch.cat([evidence, inputs], -1)
