@@ -62,8 +62,10 @@ def _independence() -> str:
     settings = content["settings"]
     return (
         "**Independent Gaussian sides**, mean estimate in nats, truth zero:"
-        f" `python -m experiments.independence`, {settings['sets']} data sets a cell, seed"
-        f" {settings['seed']}, {_origin(content)}.\n\n{_markdown(content['head'], content['rows'])}"
+        f" `python -m experiments.independence --sets {settings['sets']}"
+        f" --n {' '.join(map(str, settings['n']))}"
+        f" --widths {' '.join(map(str, settings['widths']))}`, data sets a cell: {settings['sets']},"
+        f" seed {settings['seed']}, {_origin(content)}.\n\n{_markdown(content['head'], content['rows'])}"
     )
 
 
@@ -135,7 +137,8 @@ def _pretraining() -> str:
     return (
         "**Pretraining** (`results/pretraining.jsonl`, `results/pretraining.png`): mean over the"
         f" families of the fixed validation set, nats, in {last['seconds']:,} s of training, the"
-        " averaged weights:"
+        " averaged weights. The errors after training are those with the trained head for optimism;"
+        " the shipped file has that head as it was before, the divergences do not depend on it:"
         f"\n\n{_markdown(head, rows)}"
     )
 

@@ -206,9 +206,8 @@ def log_mean_exp(joint: Tensor, shuffled: Tensor) -> Tensor:
     Returns:
         Shape (b,).
     """
-    cut = math.log(MAX_SHARE * shuffled.shape[-1])
-    below = (shuffled - softplus(shuffled - cut)).logsumexp(-1) - math.log(shuffled.shape[-1])
-    above = logsigmoid(joint - cut).logsumexp(-1) - math.log(joint.shape[-1])
+    below = _guarded(shuffled).logsumexp(-1) - math.log(shuffled.shape[-1])
+    above = logsigmoid(joint - _cut(shuffled)).logsumexp(-1) - math.log(joint.shape[-1])
     return torch.logaddexp(below, above)
 
 
@@ -234,5 +233,13 @@ def donsker_varadhan(values: Values, control: Values) -> Tensor:
 
 def _shares(shuffled: Tensor) -> Tensor:
     """What each pair has of the guarded mean of exp beyond an equal share, shape (b, m)."""
-    cut = math.log(MAX_SHARE * shuffled.shape[-1])
-    return (shuffled - softplus(shuffled - cut)).softmax(-1) - 1 / shuffled.shape[-1]
+    return _guarded(shuffled).softmax(-1) - 1 / shuffled.shape[-1]
+
+
+def _guarded(shuffled: Tensor) -> Tensor:
+    """Values that level off where one pair would contribute more than its greatest share."""
+    return shuffled - softplus(shuffled - _cut(shuffled))
+
+
+def _cut(shuffled: Tensor) -> float:
+    return math.log(MAX_SHARE * shuffled.shape[-1])

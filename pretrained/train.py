@@ -90,7 +90,7 @@ def train(
     fabric = Fabric(devices=devices, strategy=strategy, precision=settings.precision)
     fabric.launch()
     if fabric.device.type == "cpu" and devices > 1:
-        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // devices))
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // devices))
     out.mkdir(parents=True, exist_ok=True)
 
     with torch.random.fork_rng(devices=[]):
