@@ -64,8 +64,8 @@ def _independence() -> str:
         "**Independent Gaussian sides**, mean estimate in nats, truth zero:"
         f" `python -m experiments.independence --sets {settings['sets']}"
         f" --n {' '.join(map(str, settings['n']))}"
-        f" --widths {' '.join(map(str, settings['widths']))}`, data sets a cell: {settings['sets']},"
-        f" seed {settings['seed']}, {_origin(content)}.\n\n{_markdown(content['head'], content['rows'])}"
+        f" --widths {' '.join(map(str, settings['widths']))}`, seed {settings['seed']},"
+        f" {_origin(content)}.\n\n{_markdown(content['head'], content['rows'])}"
     )
 
 
