@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-__all__ = ["Canonical", "canonicalise"]
+__all__ = ["Canonical", "canonicalise", "singular_vectors"]
 
 # Directions whose variance is below this share of the mean variance count as collapsed.
 RIDGE = 1e-6
@@ -66,7 +66,7 @@ def canonicalise(x: Tensor, y: Tensor, width: int) -> Canonical:
     x_white, x_maps = _whiten(x.double())
     y_white, y_maps = _whiten(y.double())
     cross = x_white.mT @ y_white / x.shape[1]
-    x_turn, rho, y_turn = _singular_vectors(cross)
+    x_turn, rho, y_turn = singular_vectors(cross)
     x_turn = _turn_unpaired(x_white, x_turn, y_white, dy)
     y_turn = _turn_unpaired(y_white, y_turn, x_white, dx)
     u, v = pad(x_white @ x_turn, (0, width - dx)), pad(y_white @ y_turn, (0, width - dy))
@@ -107,7 +107,7 @@ def _whiten(z: Tensor) -> tuple[Tensor, Tensor]:
     return centred @ matrix, torch.cat([matrix, -mean @ matrix], -2)
 
 
-def _singular_vectors(cross: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def singular_vectors(cross: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     r"""Full singular vectors and values of (b, dx, dy), differentiable to first order.
 
     The decomposition itself is taken without gradient; what its factors do when `cross` moves

@@ -117,15 +117,15 @@ class PairFeatures(nn.Module):
     """The critic's body: a residual MLP over pairs whose layers the hypernetwork modulates.
 
     Args:
-        width: greatest width of a side.
+        inputs: numbers that tell a pair.
         hidden: units of each layer.
         layers: number of layers before the features.
         features: number of features that the readout combines.
     """
 
-    def __init__(self, width: int, hidden: int, layers: int, features: int) -> None:
+    def __init__(self, inputs: int, hidden: int, layers: int, features: int) -> None:
         super().__init__()
-        self.first = nn.Linear(3 * width + RADIAL_INPUTS, hidden)
+        self.first = nn.Linear(inputs, hidden)
         self.inner = nn.ModuleList(nn.Linear(hidden, hidden) for _ in range(layers - 1))
         self.last = nn.Linear(hidden, features)
         self.amplitude = nn.Parameter(torch.zeros(features))

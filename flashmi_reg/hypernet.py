@@ -15,23 +15,30 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import one_hot, silu
 
+from .audition import Group, audition, full_precision, joined
 from .canonical import Canonical
 from .critic import (
+    RADIAL_INPUTS,
     Modulation,
     PairFeatures,
     RadialFeatures,
     Values,
-    donsker_varadhan,
     gaussian_pmi,
     pair_inputs,
 )
 from .readout import (
     ITERATIONS,
     LEVELS,
-    Loudness,
-    choose_loudness,
+    Solution,
     leave_one_out,
     solve_readout,
+)
+from .variates import (
+    INPUTS_PER_VARIATE,
+    SideFeatures,
+    Variates,
+    canonical_variates,
+    variate_inputs,
 )
 
 __all__ = ["Architecture", "CriticParameters", "Emission", "HyperNetwork", "Pairs", "Readout"]
@@ -39,16 +46,12 @@ __all__ = ["Architecture", "CriticParameters", "Emission", "HyperNetwork", "Pair
 MAX_CORRELATION = 0.9999
 # Samples of independent continuous variables correlate by far more than this.
 NO_CORRELATION = 1e-6
-# A part of the features tells how loud they all may be, and where later rounds find residuals.
-ROUGH_FEATURES = 64
-ROUGH_ITERATIONS = 3
 # The network moves the loudness that leave-one-out chose by at most this much, in logs.
 MAX_CORRECTION = 3.0
-# A feature of less spread is not scaled up to unit spread: few pairs would make it up.
-MIN_SPREAD = 0.2
-# Units of the heads that correct loudness and optimism, and of the radial features.
+# Units of the head that corrects loudness, of the radial features and of those of a side.
 HEAD = 64
 RADIAL_HIDDEN = 64
+SIDE_HIDDEN = 96
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,8 @@ class Architecture:
         layers: number of the critic's layers before its features.
         features: number of features of all coordinates that the readout combines.
         radial: number of features of the norms alone.
+        side: number of functions of one side among which variates are sought.
+        variates: number of nonlinear canonical variates that the critic sees.
         context: units of the data set's description.
         rounds: how often residuals are pooled.
     """
@@ -70,6 +75,8 @@ class Architecture:
     layers: int = 3
     features: int = 208
     radial: int = 48
+    side: int = 96
+    variates: int = 8
     context: int = 256
     rounds: int = 1
 
@@ -93,25 +100,20 @@ class Readout(NamedTuple):
     bias: Tensor
 
 
-class Scaling(NamedTuple):
-    """What standardises features: centre and factor, each of shape (b, features)."""
-
-    centre: Tensor
-    factor: Tensor
-
-
 class CriticParameters(NamedTuple):
     """All that makes a critic in canonical coordinates.
 
     Attributes:
         rho: shrunken canonical correlations of the Gaussian term, shape (b, width).
         widths: true widths of the sides, shape (b, 2).
+        variates: nonlinear canonical variates.
         modulation: scales and shifts of the features' layers.
         readout: from features to the critic's value.
     """
 
     rho: Tensor
     widths: Tensor
+    variates: Variates
     modulation: Modulation
     readout: Readout
 
@@ -143,13 +145,15 @@ class HyperNetwork(nn.Module):
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
         self.architecture = a = architecture
-        statistics = 2 * a.width + 2 * a.width + 2
+        statistics = 2 * a.width + 2 * a.width + 2 + a.variates
         self.describe = nn.Sequential(
             nn.Linear(statistics, a.context), nn.SiLU(), nn.Linear(a.context, a.context)
         )
         self.shrink = nn.Linear(a.context, a.width)
         self.radial = RadialFeatures(RADIAL_HIDDEN, a.radial)
-        self.body = PairFeatures(a.width, a.hidden, a.layers, a.features)
+        self.side = SideFeatures(a.width, SIDE_HIDDEN, a.side)
+        inputs = 3 * a.width + RADIAL_INPUTS + INPUTS_PER_VARIATE * a.variates
+        self.body = PairFeatures(inputs, a.hidden, a.layers, a.features)
         self.emit = nn.ModuleList(
             nn.Linear(a.context, 2 * sum(self.body.units) + a.features) for _ in range(a.rounds + 1)
         )
@@ -163,10 +167,7 @@ class HyperNetwork(nn.Module):
             for _ in range(a.rounds)
         )
         evidence = 2 * (len(LEVELS) + 3)
-        self.correct = _head(a.context + evidence, (0.0, 0.0))
-        # Shares of one half and of one: of the gap between fit and leave-one-out, half is optimism
-        # (the truth lies between), and dx · dy / 2n is that of a fitted Gaussian as it stands.
-        self.temper = _head(a.context + evidence + 4, (-math.log(3), 0.0))
+        self.correct = _correction(a.context + evidence)
         # Contexts would otherwise grow round by round. They are of length one, not √units, or one
         # optimizer step on the emitting layers would move all that they emit by a large amount.
         self.norm = nn.LayerNorm(a.context)
@@ -187,48 +188,47 @@ class HyperNetwork(nn.Module):
         dtype = self.shrink.weight.dtype
         n = joint.u.shape[1]
         rho = data.rho.to(dtype).clamp(0, MAX_CORRELATION)
-        context = self.norm(self.describe(_statistics(rho, data.widths, n)).to(dtype))
-        rho = rho * self.shrink(context).to(dtype).sigmoid()
-
         pairs = Pairs(*(torch.cat(sides, 1) for sides in zip(joint, shuffled, strict=True)))
+        sides = self._sides(pairs, data.widths)
+        with full_precision(pairs.u):
+            first, second = (side[:, :n] for side in sides)
+            count = self.architecture.variates
+            variates = canonical_variates(first, second, count, hold_rotation=self.training)
+        statistics = _statistics(rho, data.widths, n, variates)
+        context = self.norm(self.describe(statistics).to(dtype))
+        rho = rho * self.shrink(context).to(dtype).sigmoid()
         gaussian = gaussian_pmi(*pairs, rho)
-        inputs = pair_inputs(*pairs, data.widths, gaussian)
-        radial, radial_scaling = _standardise(self.radial(inputs), self.radial.amplitude.exp())
-        radial_loudness, coarse = self._audition(radial, gaussian, n)
+        inputs = _inputs(pairs, data.widths, gaussian, variates, sides)
+        radial = audition(
+            self.radial(inputs), self.radial.amplitude.exp(), gaussian, n, frozen=self.training
+        )
 
-        total = coarse
+        coarse = total = radial.solution.values
         for turn, (probe, update) in enumerate(zip(self.probe, self.update, strict=True)):
             modulation = self._modulation(turn, context)
             hidden = self.body(inputs, modulation)
             if turn > 0:
-                _, total = self._audition(self._fine(hidden, modulation)[0], coarse, n)
+                total = self._fine(hidden, modulation, coarse, n).solution.values
             pooled = _pool(silu(probe(hidden)), total, n).to(dtype)
             context = context + update(torch.cat([context, pooled], -1)).to(dtype)
             context = self.norm(context)
         modulation = self._modulation(-1, context)
-        fine, fine_scaling = self._fine(self.body(inputs, modulation), modulation)
-        fine_loudness, _ = self._audition(fine, coarse, n)
+        fine = self._fine(self.body(inputs, modulation), modulation, coarse, n)
 
-        evidence = torch.cat([radial_loudness.evidence, fine_loudness.evidence], -1)
-        levels = torch.cat([radial_loudness.level, fine_loudness.level], -1)
-        correction = self.correct(torch.cat([context, evidence], -1)).to(dtype)
-        loud = (levels + MAX_CORRECTION * correction.tanh()).exp()
-        features = _with_constant(radial * loud[:, None, :1], fine * loud[:, None, 1:])
-        with _full_precision(features):
-            total, weights = solve_readout(features, gaussian, n, ITERATIONS)
-        values = Values(total[:, :n], total[:, n:])
-        reference = Values(gaussian[:, :n], gaussian[:, n:])
-        # A constant side correlates with nothing, and nothing is fitted to it.
-        fitted = data.widths.prod(-1) * (data.rho.amax(-1) > NO_CORRELATION)
-        optimism = self._optimism(features, values, reference, context, evidence, fitted)
-        factor = torch.cat(
-            [radial_scaling.factor * loud[:, :1], fine_scaling.factor * loud[:, 1:]], -1
+        evidence = torch.cat([radial.loudness.evidence, fine.loudness.evidence], -1)
+        correction = self.correct(torch.cat([context, evidence], -1)).to(dtype).tanh()
+        choir = joined([radial, fine], MAX_CORRECTION * correction)
+        with full_precision(gaussian):
+            solution = solve_readout(choir.features, gaussian, n, ITERATIONS, choir.start)
+        values, weights = solution
+        weights, bias = weights[:, :-1] * choir.scaling.factor, weights[:, -1]
+        readout = Readout(weights, bias - (weights * choir.scaling.centre).sum(-1))
+        return Emission(
+            CriticParameters(rho, data.widths, variates, modulation, readout),
+            Values(values[:, :n], values[:, n:]),
+            Values(gaussian[:, :n], gaussian[:, n:]),
+            self._optimism(data, choir.features, solution, n),
         )
-        centre = torch.cat([radial_scaling.centre, fine_scaling.centre], -1)
-        weights, bias = weights[:, :-1] * factor, weights[:, -1]
-        readout = Readout(weights, bias - (weights * centre).sum(-1))
-        parameters = CriticParameters(rho, data.widths, modulation, readout)
-        return Emission(parameters, values, reference, optimism)
 
     def evaluate(self, parameters: CriticParameters, pairs: Pairs) -> tuple[Tensor, Tensor]:
         """The critic at pairs in canonical coordinates, PMI in nats, and its Gaussian term.
@@ -236,13 +236,18 @@ class HyperNetwork(nn.Module):
         Each is of shape (b, m).
         """
         gaussian = gaussian_pmi(*pairs, parameters.rho)
-        inputs = pair_inputs(*pairs, parameters.widths, gaussian)
+        sides = self._sides(pairs, parameters.widths)
+        inputs = _inputs(pairs, parameters.widths, gaussian, parameters.variates, sides)
         hidden = self.body(inputs, parameters.modulation)
         fine = self.body.features(hidden, parameters.modulation)
         features = torch.cat([self.radial(inputs), fine], -1).to(gaussian.dtype)
         weights, bias = parameters.readout
         value = gaussian + (features @ weights[..., None])[..., 0] + bias[:, None]
         return value, gaussian
+
+    def _sides(self, pairs: Pairs, widths: Tensor) -> list[Tensor]:
+        """Functions of either side, each of shape (b, m, width + side)."""
+        return [self.side(side, widths[:, i, None]) for i, side in enumerate(pairs)]
 
     def _modulation(self, turn: int, context: Tensor) -> Modulation:
         emitted = self.emit[turn](context).to(context.dtype)[:, None]
@@ -256,86 +261,51 @@ class HyperNetwork(nn.Module):
             accents[:, 0].tanh(),
         )
 
-    def _fine(self, hidden: Tensor, modulation: Modulation) -> tuple[Tensor, Scaling]:
-        """Features of all coordinates, standardised."""
-        return _standardise(
-            self.body.features(hidden, modulation), self.body.amplitudes(modulation)
-        )
+    def _fine(self, hidden: Tensor, modulation: Modulation, offset: Tensor, n: int) -> Group:
+        """Features of all coordinates."""
+        features = self.body.features(hidden, modulation)
+        amplitudes = self.body.amplitudes(modulation)
+        return audition(features, amplitudes, offset, n, frozen=self.training)
 
-    def _audition(self, features: Tensor, offset: Tensor, n: int) -> tuple[Loudness, Tensor]:
-        """How loud features may be beside an offset, and what a few of them make of it."""
-        # In training, what is chosen guides the features and is not guided by them.
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.training):
-            rough = _with_constant(features[..., :ROUGH_FEATURES])
-            with _full_precision(features):
-                loudness = choose_loudness(rough, offset, n)
-                loud = loudness.level.exp()[:, None]
-                heard = _with_constant(rough[..., :-1] * loud)
-                return loudness, solve_readout(heard, offset, n, ROUGH_ITERATIONS).values
+    def _optimism(self, data: Canonical, features: Tensor, solution: Solution, n: int) -> Tensor:
+        """Half the gap between fit and leave-one-out, plus dx · dy / 2n.
 
-    def _optimism(
-        self,
-        features: Tensor,
-        values: Values,
-        reference: Values,
-        context: Tensor,
-        evidence: Tensor,
-        fitted: Tensor,
-    ) -> Tensor:
-        """Shares, which the network emits, of two excesses of an in-sample estimate.
-
-        They are the gap between the critic's fit and its leave-one-out, and dx · dy / 2n, the bias
-        of a Gaussian estimate; both of first order in 1/n.
+        The former is the readout's, as the truth lies between the two; the latter is that of a
+        fitted Gaussian. Both are of first order in 1/n.
         """
-        n = values.joint.shape[1]
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.training):
-            with _full_precision(features):
-                fresh = leave_one_out(features, torch.cat(values, 1), n)
-            gap = (values.joint - fresh[:, :n]).mean(-1)
-            value = donsker_varadhan(values, reference)
-            gaussian = fitted.to(gap.dtype) / (2 * n)
-            root = math.sqrt(n)
-            inputs = torch.stack([value, gap, (root * gap).log1p(), (root * gaussian).log1p()], -1)
-            inputs = torch.cat([evidence, inputs], -1)
-        if self.training:  # the error of the estimate teaches this head, and nothing before it
-            context = context.detach()
-        shares = 2 * self.temper(torch.cat([context, inputs], -1)).to(gap.dtype).sigmoid()
-        return (shares * torch.stack([gap, gaussian], -1)).sum(-1)
+            with full_precision(features):
+                fresh = leave_one_out(features, solution.values, n)
+            gap = (solution.values[:, :n] - fresh[:, :n]).mean(-1)
+        # A constant side correlates with nothing, and nothing is fitted to it.
+        fitted = data.widths.prod(-1) * (data.rho.amax(-1) > NO_CORRELATION)
+        return 0.5 * gap + fitted.to(gap.dtype) / (2 * n)
 
 
-def _head(inputs: int, start: tuple[float, float]) -> nn.Sequential:
-    """Two numbers that are `start` before training."""
+def _correction(inputs: int) -> nn.Sequential:
+    """Corrections of the two loudnesses, which are zero before training."""
     last = nn.Linear(HEAD, 2)
     nn.init.zeros_(last.weight)
-    with torch.no_grad():
-        last.bias.copy_(torch.tensor(start))
+    nn.init.zeros_(last.bias)
     return nn.Sequential(nn.Linear(inputs, HEAD), nn.SiLU(), last)
 
 
-def _standardise(values: Tensor, factor: Tensor) -> tuple[Tensor, Scaling]:
-    """Features in units of their spread times a factor: they cannot escape the ridge by growing."""
-    values = values.to(factor.dtype)
-    centre = values.mean(1)
-    variance = (values.square().mean(1) - centre.square()).clamp_min(0)
-    factor = factor * (variance + MIN_SPREAD**2).rsqrt()
-    return (values - centre[:, None]) * factor[:, None], Scaling(centre, factor)
+def _inputs(
+    pairs: Pairs, widths: Tensor, gaussian: Tensor, variates: Variates, sides: list[Tensor]
+) -> Tensor:
+    """All that the features see of pairs, the radial inputs last."""
+    with full_precision(gaussian):
+        bent = variate_inputs(variates, *sides)
+    return torch.cat([bent, pair_inputs(*pairs, widths, gaussian)], -1)
 
 
-def _with_constant(*features: Tensor) -> Tensor:
-    return torch.cat([*features, torch.ones_like(features[0][..., :1])], -1)
-
-
-def _full_precision(tensor: Tensor) -> torch.autocast:
-    return torch.autocast(tensor.device.type, enabled=False)
-
-
-def _statistics(rho: Tensor, widths: Tensor, n: int) -> Tensor:
-    """What is known of a data set before its pairs are read, shape (b, 4 · width + 2)."""
+def _statistics(rho: Tensor, widths: Tensor, n: int, variates: Variates) -> Tensor:
+    """What is known of a data set before its pairs are read, (b, 4 · width + 2 + variates)."""
     width = rho.shape[-1]
     present = one_hot(widths - 1, width).flatten(1).to(rho.dtype)
     size = torch.full_like(rho[:, :1], (math.log(n) - 6.5) / 1.5)
     noise = (widths.sum(-1, keepdim=True) / n).sqrt().to(rho.dtype)
-    return torch.cat([rho, rho.atanh(), present, size, noise], -1)
+    return torch.cat([rho, rho.atanh(), present, size, noise, variates.correlation], -1)
 
 
 def _pool(probes: Tensor, total: Tensor, n: int) -> Tensor:

@@ -29,10 +29,12 @@ __all__ = [
     "solve_readout",
 ]
 
-# Newton steps: from four on, what is left is below the noise of float32 on most data.
-ITERATIONS = 5
+# Newton steps: started from the auditions, what is left is below the noise of float32 on most data.
+ITERATIONS = 4
 # Logs of the factors on the features among which leave-one-out chooses.
 LEVELS = (-5.0, -4.0, -3.0, -2.0, -1.0, 0.0)
+# Newton steps at each of them.
+LEVEL_STEPS = 2
 # Least share of itself that a pair keeps when it is left out.
 MIN_KEPT = 0.05
 # Shares of a Newton step of which the best is taken; zero, so that no step goes uphill.
@@ -129,7 +131,7 @@ def leave_one_out(features: Tensor, values: Tensor, n: int) -> Tensor:
     label, share = _labels(features, n)
     chance = values.sigmoid()
     factor = torch.linalg.cholesky_ex(_hessian(features, values, n))[0]
-    leverage = torch.linalg.solve_triangular(factor, features.mT, upper=False).square().sum(1)
+    leverage = ((features @ torch.cholesky_inverse(factor)) * features).sum(-1)
     kept = 1 - share * chance * (1 - chance) * leverage
     # In exact arithmetic `kept` is positive; one step is no guide where it is nearly zero.
     return values + share * (chance - label) * leverage / kept.clamp_min(MIN_KEPT)
@@ -145,12 +147,14 @@ class Loudness(NamedTuple):
 
     Attributes:
         level: log of the factor on the features that serves new pairs best, shape (b, 1).
+        weights: of the features as they were given, to start from at that level, shape (b, M).
         evidence: for the network to correct that: signed log z-scores of the gain over the offset
             at each level, the level, the gain, and how far the critic fits better than it
             generalises, shape (b, len(LEVELS) + 3).
     """
 
     level: Tensor
+    weights: Tensor
     evidence: Tensor
 
 
@@ -169,14 +173,15 @@ def choose_loudness(features: Tensor, offset: Tensor, n: int) -> Loudness:
     levels = torch.tensor(LEVELS, device=features.device, dtype=features.dtype)
     before = nce_loss(offset, n)
     weights = torch.zeros_like(features[:, 0])
-    losses, fits = [], []
+    losses, fits, solved = [], [], []
     for level in LEVELS:
         # From quiet to loud, each solved from where the last one ended.
         loud = features * math.exp(level)
-        values, weights = solve_readout(loud, offset, n, 2, weights * math.exp(-level))
-        weights = weights * math.exp(level)
-        losses.append(nce_loss(leave_one_out(loud, values, n), n) - before)
-        fits.append(nce_loss(values, n) - before)
+        solution = solve_readout(loud, offset, n, LEVEL_STEPS, weights * math.exp(-level))
+        weights = solution.weights * math.exp(level)
+        losses.append(nce_loss(leave_one_out(loud, solution.values, n), n) - before)
+        fits.append(nce_loss(solution.values, n) - before)
+        solved.append(weights)
     loss, fit = torch.stack(losses, -1), torch.stack(fits, -1)
     weight = (-n * loss).softmax(-1)
     mean = (weight * levels).sum(-1, keepdim=True)
@@ -184,7 +189,8 @@ def choose_loudness(features: Tensor, offset: Tensor, n: int) -> Loudness:
     gain = -(weight * loss).sum(-1, keepdim=True)
     excess = (weight * (loss - fit)).sum(-1, keepdim=True) * math.sqrt(n)
     score = score.sign() * score.abs().log1p()
-    return Loudness(mean, torch.cat([score, mean, 3 * gain, excess], -1))
+    start = (torch.stack(solved, -1) @ weight[..., None])[..., 0]
+    return Loudness(mean, start, torch.cat([score, mean, 3 * gain, excess], -1))
 
 
 def _labels(features: Tensor, n: int) -> tuple[Tensor, Tensor]:

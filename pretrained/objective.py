@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import binary_cross_entropy_with_logits, huber_loss
+from torch.nn.functional import binary_cross_entropy_with_logits
 
 from flashmi_reg.canonical import Canonical, canonicalise
 from flashmi_reg.copula import Marginals, normal_scores
@@ -16,8 +16,9 @@ from flashmi_reg.hypernet import HyperNetwork, Pairs
 
 from .prior import DataSets
 
-__all__ = ["Batch", "Losses", "Objective", "losses", "prepare", "soft_nce"]
+__all__ = ["Batch", "Losses", "Objective", "Precision", "losses", "prepare", "soft_nce"]
 
+Precision = Literal["bf16-mixed", "32-true"]
 # Loss of a data set from which on it counts by its logarithm.
 KNEE = 0.15
 # Weight of pairs that the network has not read; the rest is that of those that it has.
@@ -117,31 +118,39 @@ def losses(network: HyperNetwork, batch: Batch) -> Losses:
     that the network has read and 0.7 at fresh ones, over 1 + MI. At the former, the optimum is the
     posterior mean given the data set, so that overfitting, which maximising the Donsker–Varadhan
     bound rewards, is trained away; the latter are what gradients and pointwise MI live on. The
-    error of the estimate, Huber(estimate, MI), teaches how to correct optimism and nothing else:
-    a critic that learned from it would make up for missing fit by overfitting.
+    error of the estimate is no part of it: a critic that learned from it would make up for
+    missing fit by overfitting.
     """
     parameters, values, gaussian, optimism = network(batch.data, batch.joint, batch.shuffled)
     nce = soft_nce(values.joint, batch.joint_pmi) + soft_nce(values.shuffled, batch.shuffled_pmi)
     at_fresh, _ = network.evaluate(parameters, batch.fresh)
     fresh = 2 * soft_nce(at_fresh, batch.fresh_pmi)
-    estimate = donsker_varadhan(values, gaussian).detach() - optimism
-    error = huber_loss(estimate, batch.mi, reduction="none", delta=0.3)
+    estimate = (donsker_varadhan(values, gaussian) - optimism).detach()
     fit = ((1 - FRESH) * nce + FRESH * fresh) / (1 + batch.mi.clamp_min(0))
     # Hard data sets, of many clusters in many dimensions, would drown all others.
-    total = KNEE * (fit / KNEE).log1p() + error
+    total = KNEE * (fit / KNEE).log1p()
     return Losses(total, nce, fresh, estimate)
 
 
 class Objective(nn.Module):
-    """:func:`losses` of a network as a module: what is distributed over devices."""
+    """:func:`losses` of a network as a module: what is distributed over devices.
 
-    def __init__(self, network: HyperNetwork) -> None:
+    Args:
+        network: the network.
+        precision: of its matrix products. Autocast is entered here and not left to Fabric, which
+            would round coordinates, correlations and the exact PMI to bf16 as well.
+    """
+
+    def __init__(self, network: HyperNetwork, precision: Precision) -> None:
         super().__init__()
         self.network = network
+        self.precision = precision
 
     def forward(self, batch: Batch) -> Losses:
         """The losses of a batch."""
-        return losses(self.network, batch)
+        mixed = self.precision == "bf16-mixed"
+        with torch.autocast(batch.joint_pmi.device.type, torch.bfloat16, enabled=mixed):
+            return losses(self.network, batch)
 
 
 def soft_nce(logit: Tensor, pmi: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import os
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -19,7 +19,7 @@ from flashmi_reg.errors import FlashMIError, MissingExtraError
 from flashmi_reg.estimator import shuffle_copies
 from flashmi_reg.hypernet import Architecture, HyperNetwork
 
-from .objective import Batch, Objective, prepare
+from .objective import Batch, Objective, Precision, prepare
 from .prior import Prior
 from .state import TrainingState, load_state, save_state
 from .validate import Validation, ValidationSet
@@ -53,7 +53,7 @@ class Settings:
 
     steps: int = 16_000
     pairs: int = 8_192
-    rate: float = 1e-3
+    rate: float = 3e-4
     warmup: int = 300
     decay: float = 0.3
     averaging: float = 0.999
@@ -61,7 +61,7 @@ class Settings:
     seed: int = 0
     validate_every: int = 500
     checkpoint_minutes: float = 4.0
-    precision: Literal["bf16-mixed", "32-true"] = "bf16-mixed"
+    precision: Precision = "bf16-mixed"
 
 
 def train(
@@ -87,7 +87,7 @@ def train(
             "Pretraining needs Lightning Fabric: pip install 'flashmi_reg[lightning]'."
         ) from error
     strategy = "ddp" if devices > 1 else "auto"
-    fabric = Fabric(devices=devices, strategy=strategy, precision=settings.precision)
+    fabric = Fabric(devices=devices, strategy=strategy)
     fabric.launch()
     if fabric.device.type == "cpu" and devices > 1:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // devices))
@@ -102,7 +102,7 @@ def train(
     if (out / "state.safetensors").exists():
         load_state(out / "state.safetensors", state)
     optimizer = torch.optim.Adam(raw.parameters(), lr=settings.rate, fused=True)
-    objective, optimizer = fabric.setup(Objective(raw), optimizer)
+    objective, optimizer = fabric.setup(Objective(raw, settings.precision), optimizer)
     state.restore(raw, optimizer)
     prior = Prior()
     validation = ValidationSet(prior, architecture.width) if fabric.is_global_zero else None

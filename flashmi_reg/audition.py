@@ -1,0 +1,114 @@
+"""Auditions: how loud a group of features may be, judged on a few of them by leave-one-out."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from .readout import Loudness, Solution, choose_loudness, solve_readout
+
+__all__ = ["Choir", "Group", "Scaling", "audition", "full_precision", "joined"]
+
+# So many features tell how loud all of their group may be.
+ROUGH_FEATURES = 64
+ROUGH_ITERATIONS = 3
+# A feature of less spread is not scaled up to unit spread: few pairs would make it up.
+MIN_SPREAD = 0.2
+
+
+class Scaling(NamedTuple):
+    """What standardises features: centre and factor, each of shape (b, features)."""
+
+    centre: Tensor
+    factor: Tensor
+
+
+class Group(NamedTuple):
+    """Features that share a loudness.
+
+    Attributes:
+        features: standardised, shape (b, m, features).
+        scaling: what standardised them.
+        loudness: the one that leave-one-out chose.
+        solution: the first few of them read out at that loudness, beside an offset; its weights
+            are those of the features before the loudness, and a constant last.
+    """
+
+    features: Tensor
+    scaling: Scaling
+    loudness: Loudness
+    solution: Solution
+
+
+class Choir(NamedTuple):
+    """All features as the readout hears them.
+
+    Attributes:
+        features: with a constant last, shape (b, m, features + 1).
+        scaling: what led to them, loudness included.
+        start: weights that the auditions found, shape (b, features + 1).
+    """
+
+    features: Tensor
+    scaling: Scaling
+    start: Tensor
+
+
+def audition(features: Tensor, amplitude: Tensor, offset: Tensor, n: int, *, frozen: bool) -> Group:
+    """How loud features may be beside an offset, and what a few of them make of it.
+
+    Args:
+        features: of n joint and m shuffled pairs, shape (b, n + m, features).
+        amplitude: how strongly each may contribute beside the others, (features,) or with b first.
+        offset: the critic without them, shape (b, n + m).
+        n: number of joint pairs.
+        frozen: whether no gradient passes through what is chosen. In training it guides the
+            features and is not guided by them.
+    """
+    features, scaling = _standardise(features, amplitude)
+    with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
+        rough = _with_constant(features[..., :ROUGH_FEATURES])
+        with full_precision(features):
+            loudness = choose_loudness(rough, offset, n)
+            loud = _with_constant(loudness.level.exp().expand_as(rough[:, 0, :-1]))
+            start = loudness.weights / loud
+            solution = solve_readout(rough * loud[:, None], offset, n, ROUGH_ITERATIONS, start)
+    solution = solution._replace(weights=solution.weights * loud)
+    return Group(features, scaling, loudness, solution)
+
+
+def joined(groups: list[Group], corrections: Tensor) -> Choir:
+    """Groups together, each at its loudness corrected by a column of (b, groups), in logs."""
+    features, factors, starts = [], [], []
+    for i, group in enumerate(groups):
+        loud = (group.loudness.level + corrections[:, i, None]).exp()
+        features.append(group.features * loud[:, None])
+        factors.append(group.scaling.factor * loud)
+        silent = group.features.shape[-1] + 1 - group.solution.weights.shape[-1]
+        starts.append(pad(group.solution.weights[:, :-1], (0, silent)) / loud)
+    constants = [group.solution.weights[:, -1:] for group in groups]
+    starts.append(torch.stack(constants).sum(0))
+    centre = torch.cat([group.scaling.centre for group in groups], -1)
+    scaling = Scaling(centre, torch.cat(factors, -1))
+    return Choir(_with_constant(*features), scaling, torch.cat(starts, -1))
+
+
+def _standardise(values: Tensor, factor: Tensor) -> tuple[Tensor, Scaling]:
+    """Features in units of their spread times a factor: they cannot escape the ridge by growing."""
+    values = values.to(factor.dtype)
+    centre = values.mean(1)
+    variance = (values.square().mean(1) - centre.square()).clamp_min(0)
+    factor = factor * (variance + MIN_SPREAD**2).rsqrt()
+    return (values - centre[:, None]) * factor[:, None], Scaling(centre, factor)
+
+
+def _with_constant(*features: Tensor) -> Tensor:
+    return torch.cat([*features, torch.ones_like(features[0][..., :1])], -1)
+
+
+def full_precision(tensor: Tensor) -> torch.autocast:
+    """Keeps autocast away from what follows: solves and whitening need all digits."""
+    return torch.autocast(tensor.device.type, enabled=False)

@@ -1,0 +1,147 @@
+r"""Nonlinear canonical variates: functions of one side that correlate most with ones of the other.
+
+Canonical correlation analysis of learned features of either side. In full, its functions and
+correlations expand the ratio of densities, p(x,y)/(p(x)p(y)) = 1 + Σ σ_k a_k(x) b_k(y)
+(Hirschfeld–Gebelein–Rényi; see Lancaster, 1958, and Breiman & Friedman, 1985). Where a flow has
+bent x and y, the first of them straighten it again, in closed form.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import silu, softplus
+
+from .canonical import singular_vectors
+from .critic import FLOOR, norm_score
+
+__all__ = ["INPUTS_PER_VARIATE", "SideFeatures", "Variates", "canonical_variates", "variate_inputs"]
+
+# Per variate: either side's function, their product and the Gaussian PMI of the two.
+INPUTS_PER_VARIATE = 4
+# Added to the variance, one, of each feature before whitening: rare combinations stay quiet.
+RIDGE = 0.03
+# Features of less spread are as good as constant.
+MIN_SPREAD = 1e-3
+# Variates level off here, in units of their spread.
+BOUND = 3.0
+
+
+class SideFeatures(nn.Module):
+    """Functions of the coordinates of one side, among which the variates are sought.
+
+    Args:
+        width: greatest width of a side.
+        hidden: units of the hidden layer.
+        features: number of functions beside the coordinates themselves.
+    """
+
+    def __init__(self, width: int, hidden: int, features: int) -> None:
+        super().__init__()
+        self.first = nn.Linear(width + 1, hidden)
+        self.last = nn.Linear(hidden, features)
+        for layer in (self.first, self.last):
+            nn.init.normal_(layer.weight, std=math.sqrt(2 / layer.in_features))
+            nn.init.normal_(layer.bias, std=0.4)
+
+    def forward(self, u: Tensor, width: Tensor) -> Tensor:
+        """Of points (b, m, width), of which `width` (b, 1) coordinates are no padding."""
+        inputs = torch.cat([u, norm_score(u, width)[..., None]], -1)
+        # Few coordinates are to move the hidden units as much as many.
+        scale = ((u.shape[-1] + 1) / (width.to(u.dtype) + 1)).sqrt()[..., None]
+        features = self.last(silu(self.first(inputs * scale))).tanh()
+        return torch.cat([u, features.to(u.dtype)], -1)
+
+
+class Variates(NamedTuple):
+    """Pairs of functions, strongest first, of unit variance where they were found.
+
+    Attributes:
+        first: affine map of the first side's features, offset last, shape (b, K + 1, R).
+        second: the same of the second side.
+        correlation: of each pair, shrunken, and zero where chance would do as well, (b, R).
+        gate: share of the squared correlation that is beyond chance, shape (b, R).
+    """
+
+    first: Tensor
+    second: Tensor
+    correlation: Tensor
+    gate: Tensor
+
+
+def canonical_variates(
+    first: Tensor, second: Tensor, count: int, *, hold_rotation: bool = False
+) -> Variates:
+    r"""Canonical correlation analysis of the features of paired points.
+
+    Chance alone gives independent features correlations of up to (√f₁ + √f₂)/√n, where f are their
+    degrees of freedom (Wachter, 1980, to leading order). Below that edge a pair is silenced; above
+    it, correlations σ are shrunken to σ (1 − edge²/σ²).
+
+    Args:
+        first: features of the first side, shape (b, n, K).
+        second: features of the second side, shape (b, n, K).
+        count: number of variates, R.
+        hold_rotation: hold singular vectors and values fixed in the backward pass.
+    """
+    n = first.shape[1]
+    first, first_map, first_freedom = _whiten(first)
+    second, second_map, second_freedom = _whiten(second)
+    cross = first.mT @ second / n
+    left, correlation, right = singular_vectors(cross.detach() if hold_rotation else cross)
+    left, correlation, right = left[..., :count], correlation[:, :count], right[..., :count]
+    edge = ((first_freedom + 1).sqrt() + (second_freedom + 1).sqrt()) / math.sqrt(n)
+    if hold_rotation:
+        edge = edge.detach()
+    chance = (edge[:, None] / correlation.clamp_min(1e-6)).square()
+    gate = (1 - chance).clamp_min(0)
+    sides = []
+    for white, matrix, turn in ((first, first_map, left), (second, second_map, right)):
+        spread = (white @ turn).square().mean(1).clamp_min(1e-6).rsqrt()
+        sides.append((matrix @ turn * spread[:, None], white @ turn * spread[:, None]))
+    (first_map, a), (second_map, b) = sides
+    # Singular vectors come with either sign.
+    sign = torch.where((a + b).pow(3).mean(1, keepdim=True) < 0, -1.0, 1.0)
+    return Variates(first_map * sign, second_map * sign, correlation * gate, gate)
+
+
+def variate_inputs(variates: Variates, first: Tensor, second: Tensor) -> Tensor:
+    """What the critic's features see of the variates at pairs of points.
+
+    Args:
+        variates: R pairs of functions.
+        first: features of the first points, shape (b, m, K).
+        second: features of the second points, shape (b, m, K).
+
+    Returns:
+        Shape (b, m, R · INPUTS_PER_VARIATE).
+    """
+    a = first @ variates.first[:, :-1] + variates.first[:, -1:]
+    b = second @ variates.second[:, :-1] + variates.second[:, -1:]
+    rho = variates.correlation[:, None]
+    rest = (1 - rho.square()).clamp_min(1e-3)
+    exact = (rho * a * b - rho.square() * (a.square() + b.square()) / 2) / rest - rest.log() / 2
+    level = FLOOR + softplus(exact - FLOOR)
+    level = level.sign() * level.abs().log1p()
+    # About the root of the gate, with a finite slope where it opens.
+    amplitude = (variates.gate / (variates.gate + 0.01).sqrt())[:, None]
+    a, b = (BOUND * (amplitude * side / BOUND).tanh() for side in (a, b))
+    return torch.cat([a, b, a * b, level], -1)
+
+
+def _whiten(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Whitened features, the affine map (b, K + 1, K) that whitens, and degrees of freedom."""
+    mean = features.mean(1, keepdim=True)
+    centred = features - mean
+    variance = centred.square().mean(1)
+    scale = torch.where(variance > MIN_SPREAD**2, variance, torch.inf).rsqrt()
+    covariance = (centred * scale[:, None]).mT @ (centred * scale[:, None]) / features.shape[1]
+    eye = torch.eye(covariance.shape[-1], dtype=features.dtype, device=features.device)
+    factor = torch.linalg.cholesky(covariance + RIDGE * eye)
+    matrix = torch.linalg.solve_triangular(factor, eye.expand_as(factor), upper=False).mT
+    freedom = (covariance @ matrix * matrix).sum((-2, -1))
+    matrix = scale[..., None] * matrix
+    return centred @ matrix, torch.cat([matrix, -mean @ matrix], -2), freedom
