@@ -137,8 +137,7 @@ def _pretraining() -> str:
     return (
         "**Pretraining** (`results/pretraining.jsonl`, `results/pretraining.png`): mean over the"
         f" families of the fixed validation set, nats, in {last['seconds']:,} s of training, the"
-        " averaged weights. The errors after training are those with the trained head for optimism;"
-        " the shipped file has that head as it was before, the divergences do not depend on it:"
+        " averaged weights:"
         f"\n\n{_markdown(head, rows)}"
     )
 
