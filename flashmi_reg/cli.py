@@ -1,21 +1,13 @@
-"""The command line: `flashmi demo | info | estimate | pretrain`."""
+"""The command line: `flashmi demo | info | estimate | test | matrix | pretrain`."""
 
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import sys
-import warnings
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
 
-from .errors import FlashMIError, InputError
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+from .errors import FlashMIError
 
 __all__ = ["main"]
 
@@ -24,6 +16,8 @@ examples:
   flashmi demo
   flashmi info
   flashmi estimate samples.csv --x age,height --y weight
+  flashmi test samples.csv --x age,height --y weight
+  flashmi matrix samples.csv --plot heatmap.png
   flashmi pretrain --help
 """
 DEMO_EXAMPLES = """\
@@ -31,18 +25,10 @@ examples:
   flashmi demo
   flashmi demo --output figures --repeats 5
 """
-ESTIMATE_EXAMPLES = """\
-examples:
-  flashmi estimate samples.csv --x age,height --y weight
-  flashmi estimate samples.npy --x 0:3 --y 3,5
-  flashmi estimate samples.npz --x images --y labels --json
-
-columns are counted from 0, a:b leaves out b; in .npz files --x and --y name arrays
-"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command line and returns its exit code: 0, or 2 after an error.
+    """Runs the command line and returns its exit code: 0, 2 after an error, 130 if interrupted.
 
     Args:
         argv: the arguments, those of the process if not given.
@@ -56,9 +42,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except FlashMIError as error:
         print(f"flashmi: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("flashmi: interrupted.", file=sys.stderr)
+        return 130
 
 
 def _parser() -> argparse.ArgumentParser:
+    from .table_commands import add_commands
+
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(
         prog="flashmi",
@@ -92,18 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     info.add_argument("--weights", default="base", help="name or file (default base)")
     info.set_defaults(run=_info)
 
-    estimate = commands.add_parser(
-        "estimate",
-        help="estimate the mutual information between columns of a file",
-        description="Estimates I(x; y) in nats between columns of a .csv, .npy or .npz file.",
-        epilog=ESTIMATE_EXAMPLES,
-        formatter_class=raw,
-    )
-    estimate.add_argument("file", type=Path, help="a .csv, .npy or .npz file, one sample a row")
-    estimate.add_argument("--x", required=True, metavar="COLUMNS", help="columns of x")
-    estimate.add_argument("--y", required=True, metavar="COLUMNS", help="columns of y")
-    estimate.add_argument("--json", action="store_true", help="print one JSON object")
-    estimate.set_defaults(run=_estimate)
+    add_commands(commands)
 
     commands.add_parser(
         "pretrain", help="train weights of your own; takes the options of flashmi pretrain --help"
@@ -136,119 +116,11 @@ def _info(options: argparse.Namespace) -> int:
     return 0
 
 
-def _estimate(options: argparse.Namespace) -> int:
-    import torch
-
-    from . import estimate
-
-    x, y = _read(options.file, options.x, options.y)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the result carries them
-        found = estimate(torch.from_numpy(x), torch.from_numpy(y))
-    nats = float(found.value)
-    (n, dx), dy = x.shape, y.shape[1]
-    notes = [str(note) for note in found.warnings]
-    if options.json:
-        print(json.dumps({"nats": nats, "n": n, "dx": dx, "dy": dy, "warnings": notes}))
-        return 0
-    print(f"I(x; y) = {nats:.4f} nats  (n = {n}, dx = {dx}, dy = {dy})")
-    for note in notes:
-        print(f"warning: {note}", file=sys.stderr)
-    return 0
-
-
 def _pretrain(arguments: list[str]) -> int:
     from flashmi_reg.pretrained.train import main as train
 
     train(arguments)
     return 0
-
-
-def _read(path: Path, x: str, y: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Reads x (n, dx) and y (n, dy) from a file."""
-    import numpy as np
-
-    if not path.is_file():
-        raise InputError(f"`file` {str(path)!r} does not exist; give a .csv, .npy or .npz file.")
-    names: list[str] = []
-    if path.suffix == ".npz":
-        with np.load(path) as arrays:
-            return _named(arrays, x, "--x"), _named(arrays, y, "--y")
-    if path.suffix == ".npy":
-        values = np.load(path)
-        if values.ndim != 2:
-            raise InputError(
-                f"`file` holds an array of shape {values.shape}; expected (n, columns)."
-            )
-    elif path.suffix == ".csv":
-        values, names = _read_csv(path)
-    else:
-        raise InputError(f"`file` ends in {path.suffix!r}; expected .csv, .npy or .npz.")
-    sides = (_columns(x, names, values.shape[1], "--x"), _columns(y, names, values.shape[1], "--y"))
-    return _numbers(values[:, sides[0]], "--x"), _numbers(values[:, sides[1]], "--y")
-
-
-def _named(arrays: Mapping[str, Any], name: str, option: str) -> NDArray[np.float64]:
-    if name not in arrays:
-        known = ", ".join(sorted(arrays))
-        raise InputError(f"`{option}` names the array {name!r}; the file has {known}.")
-    values = arrays[name]
-    if values.ndim == 1:
-        values = values[:, None]
-    if values.ndim != 2:
-        raise InputError(f"`{option}` is an array of shape {values.shape}; expected (n, columns).")
-    return _numbers(values, option)
-
-
-def _numbers(values: NDArray[Any], option: str) -> NDArray[np.float64]:
-    import numpy as np
-
-    try:
-        return np.ascontiguousarray(values, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise InputError(
-            f"`{option}` holds something that is not a number ({error}); "
-            "give numeric columns, or code categories as numbers first."
-        ) from error
-
-
-def _read_csv(path: Path) -> tuple[NDArray[Any], list[str]]:
-    """Cells as text, and the names in the first line if it holds anything but numbers."""
-    import numpy as np
-
-    with path.open(newline="", encoding="utf-8-sig") as handle:
-        rows = [row for row in csv.reader(handle) if row]
-    if not rows or len({len(row) for row in rows}) != 1:
-        raise InputError(f"`file` {str(path)!r} needs equally many cells a line.")
-    names = [] if all(_is_number(cell) for cell in rows[0]) else [cell.strip() for cell in rows[0]]
-    return np.array(rows[bool(names) :], dtype=object).reshape(-1, len(rows[0])), names
-
-
-def _is_number(cell: str) -> bool:
-    try:
-        float(cell)
-    except ValueError:
-        return False
-    return True
-
-
-def _columns(text: str, names: list[str], width: int, option: str) -> list[int]:
-    """Turns `age,height` or `0:3,5` into column numbers."""
-    found: list[int] = []
-    for part in filter(None, (piece.strip() for piece in text.split(","))):
-        first, colon, last = part.partition(":")
-        if part in names:
-            found.append(names.index(part))
-        elif part.isdigit():
-            found.append(int(part))
-        elif colon and (first + last).isdigit():
-            found.extend(range(int(first or 0), int(last or width)))
-        else:
-            known = f" has the columns {', '.join(names)}" if names else f" has {width} columns"
-            raise InputError(f"`{option}` asks for {part!r}; the file{known}.")
-    if not found or max(found) >= width:
-        raise InputError(f"`{option}` is {text!r}; the file has {width} columns, counted from 0.")
-    return found
 
 
 if __name__ == "__main__":

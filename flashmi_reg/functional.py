@@ -5,10 +5,24 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .chain import conditional_mutual_information, total_correlation
+from .independence import independence_test
+from .matrix import mutual_information_matrix
 from .model import FlashMI, Gradient
 from .result import MIEstimate
+from .slicing import sliced_estimate, sliced_mutual_information
 
-__all__ = ["estimate", "mutual_information"]
+__all__ = [
+    "conditional_mutual_information",
+    "estimate",
+    "independence_test",
+    "mutual_information",
+    "mutual_information_matrix",
+    "pointwise_mutual_information",
+    "sliced_estimate",
+    "sliced_mutual_information",
+    "total_correlation",
+]
 
 
 def mutual_information(
@@ -50,3 +64,30 @@ def estimate(x: Tensor, y: Tensor, *, generator: torch.Generator | None = None) 
         '`y` is constant in column(s) [0], which carry no information'
     """
     return FlashMI.from_pretrained("base").estimate(x, y, generator=generator)
+
+
+def pointwise_mutual_information(
+    x: Tensor, y: Tensor, *, generator: torch.Generator | None = None
+) -> Tensor:
+    """Estimates log p(x, y)/(p(x) p(y)) in nats at each of the paired samples.
+
+    The critic is read off the same samples and held fixed; the values are differentiable in the
+    points. At other points, use :meth:`FlashMI.critic`; errors are those of
+    :meth:`FlashMI.mutual_information`.
+
+    Args:
+        x: samples, shape (n, dx) or (b, n, dx).
+        y: samples paired with them, shape (n, dy) or (b, n, dy).
+        generator: draws the shuffled pairs; by default one of a fixed seed.
+
+    Returns:
+        Shape (n,) or (b, n).
+
+    Example:
+        >>> import torch
+        >>> from flashmi_reg import pointwise_mutual_information
+        >>> x, noise = torch.randn(2, 500, 1, generator=torch.Generator().manual_seed(0))
+        >>> pointwise_mutual_information(x, x + noise).shape
+        torch.Size([500])
+    """
+    return FlashMI.from_pretrained("base").critic(x, y, generator=generator)(x, y)

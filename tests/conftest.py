@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,10 @@ import torch
 from flashmi_reg import FlashMI
 from flashmi_reg.checkpoint import PREPROCESSING, Header
 from flashmi_reg.hypernet import Architecture, HyperNetwork
+
+# Tests run in several processes, which would otherwise stall each other with threads of their own.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    torch.set_num_threads(1)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

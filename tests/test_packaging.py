@@ -15,6 +15,7 @@ import pytest
     [
         "flashmi_reg",
         "flashmi_reg.integrations",
+        "flashmi_reg.integrations.maniskill",
         "flashmi_reg.pretrained",
         "flashmi_reg.pretrained.prior",
     ],
@@ -35,7 +36,8 @@ def test_weights_ship() -> None:
 
 def test_metadata_names_the_extras() -> None:
     found = set(metadata.metadata("flashmi_reg").get_all("Provides-Extra") or [])
-    assert found == {"demo", "lightning", "transformers", "maniskill", "experiments", "dev"}
+    libraries = {"lightning", "transformers", "maniskill"}
+    assert found == libraries | {"demo", "tables", "experiments", "dev"}
 
 
 def test_version_is_the_distribution_version() -> None:

@@ -1,0 +1,1 @@
+"""Information-bottleneck dynamics of a perceptron on 20 Newsgroups, for three vocabulary sizes."""
