@@ -104,10 +104,10 @@ def _speed() -> str:
     ]
     losses = [
         [
-            f"{r['width']} + {r['width']}",
+            f"{r['width']} + {r['width']}" + (f", {r['slices']} slices" if r["slices"] else ""),
             r["gradient"],
-            number(r["seconds"] and r["seconds"] * 1e3, 1),
-            "–" if r["share"] is None else f"{r['share']:.0%}",
+            number(r["seconds"] * 1e3, 1),
+            f"{r['share']:.0%}",
         ]
         for r in training["loss"]
     ]
