@@ -17,7 +17,7 @@ from .functional import (
     total_correlation,
 )
 from .independence import IndependenceTest
-from .labels import label_mutual_information
+from .labels import LabelCritic, label_critic, label_mutual_information
 from .losses import (
     ConditionalMutualInformationLoss,
     MutualInformationLoss,
@@ -34,6 +34,7 @@ __all__ = [
     "FlashMI",
     "IndependenceTest",
     "InformationBottleneckLoss",
+    "LabelCritic",
     "MIEstimate",
     "MutualInformationLoss",
     "SlicedEstimate",
@@ -43,6 +44,7 @@ __all__ = [
     "errors",
     "estimate",
     "independence_test",
+    "label_critic",
     "label_mutual_information",
     "mutual_information",
     "mutual_information_matrix",

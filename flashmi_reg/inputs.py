@@ -59,8 +59,8 @@ def _check_side(name: str, value: Tensor, header: Header) -> None:
     if value.dtype not in FLOATS:
         raise InputError(
             f"`{name}` must be real and floating point, received {value.dtype}: continuous values "
-            f"can be cast with `{name}.float()`; class labels need a one-hot or ordinal coding "
-            "as floats, and ties among them come with a warning."
+            f"can be cast with `{name}.float()`; class labels belong into "
+            "`label_mutual_information`."
         )
     if value.numel() == 0:
         raise InputError(f"`{name}` is empty: received shape {tuple(value.shape)}.")
