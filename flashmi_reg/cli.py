@@ -1,4 +1,4 @@
-"""The command line: `flashmi demo | info | estimate | test | matrix | pretrain`."""
+"""The command line: `flashmi demo | info | estimate | test | matrix | pretrain | maniskill`."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ examples:
   flashmi test samples.csv --x age,height --y weight
   flashmi matrix samples.csv --plot heatmap.png
   flashmi pretrain --help
+  flashmi maniskill --help
 """
 DEMO_EXAMPLES = """\
 examples:
@@ -37,6 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if arguments[:1] == ["pretrain"]:  # its options are its own, --help included
             return _pretrain(arguments[1:])
+        if arguments[:1] == ["maniskill"]:
+            return _maniskill(arguments[1:])
         options = _parser().parse_args(arguments)
         return int(options.run(options))
     except FlashMIError as error:
@@ -88,6 +91,9 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser(
         "pretrain", help="train weights of your own; takes the options of flashmi pretrain --help"
     )
+    commands.add_parser(
+        "maniskill", help="robot demonstrations and their key states: flashmi maniskill --help"
+    )
     return parser
 
 
@@ -121,6 +127,12 @@ def _pretrain(arguments: list[str]) -> int:
 
     train(arguments)
     return 0
+
+
+def _maniskill(arguments: list[str]) -> int:
+    from flashmi_reg.integrations.maniskill.commands import main as maniskill
+
+    return maniskill(arguments)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+"""Key states of robot demonstrations against what the simulator knows: errors, times, successes."""

@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from flashmi_reg.errors import InputError
+from flashmi_reg.integrations.maniskill import Demonstration
+from flashmi_reg.integrations.maniskill.policy import next_key_states, train_policy
+
+
+def reaching(count: int = 20) -> tuple[list[Demonstration], list[torch.Tensor]]:
+    """A point that goes to a first goal, then to a second; both are part of its state.
+
+    The action is the step; which goal is next shows in the state's last coordinate.
+    """
+    generator = torch.Generator().manual_seed(0)
+    demos, keys = [], []
+    for seed in range(count):
+        start, first, second = torch.randn(3, 2, generator=generator)
+        ways = torch.linspace(0, 1, 11)[:, None]
+        path = torch.cat([start.lerp(first, ways), first.lerp(second, ways[1:])])
+        stage = (torch.arange(21) >= 10).float()[:, None]
+        states = torch.cat([path, first.expand(21, 2), second.expand(21, 2), stage], 1)
+        demos.append(Demonstration(states, path.diff(dim=0), seed))
+        keys.append(torch.tensor([10, 20]))
+    return demos, keys
+
+
+def test_next_key_state_is_ahead_of_each_time():
+    demos, keys = reaching(1)
+    ahead = next_key_states(demos[0], keys[0])
+    assert ahead.shape == (20, 7)
+    assert torch.equal(ahead[9], demos[0].states[10])
+    assert torch.equal(ahead[10], demos[0].states[20])
+
+
+def test_actions_and_key_states_are_learned():
+    demos, keys = reaching()
+    policy = train_policy(demos, keys, steps=250)
+    states = torch.cat([d.states[:-1] for d in demos])
+    actions = torch.cat([d.actions for d in demos])
+    error = (policy.act(states) - actions).abs().mean()
+    assert error < 0.25 * (actions - actions.mean(0)).abs().mean()
+    ahead = torch.cat([next_key_states(d, k) for d, k in zip(demos, keys, strict=True)])
+    found = policy(states)[1].detach() * policy.spread + policy.mean
+    assert (found - ahead).abs().mean() < 0.25 * (ahead - ahead.mean(0)).abs().mean()
+
+
+def test_the_baseline_has_the_same_size_and_learns_no_key_states():
+    demos, keys = reaching()
+    plain, aided = train_policy(demos, steps=5), train_policy(demos, keys, steps=5)
+    sizes = [sum(p.numel() for p in policy.parameters()) for policy in (plain, aided)]
+    assert sizes[0] == sizes[1]
+    assert not torch.equal(plain.key.weight, aided.key.weight)
+
+
+def test_training_repeats_by_seed_and_leaves_the_global_generator_alone():
+    demos, keys = reaching(3)
+    before = torch.get_rng_state()
+    one, other = (train_policy(demos, keys, steps=3) for _ in range(2))
+    assert torch.equal(before, torch.get_rng_state())
+    assert torch.equal(one.act(demos[0].states), other.act(demos[0].states))
+
+
+def test_bad_input():
+    demos, keys = reaching(2)
+    with pytest.raises(InputError, match="must ascend and end at 20"):
+        next_key_states(demos[0], torch.tensor([10, 12]))
+    with pytest.raises(InputError, match="1 entries for 2"):
+        train_policy(demos, keys[:1])
+    with pytest.raises(InputError, match="equal widths"):
+        train_policy([])
