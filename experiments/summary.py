@@ -98,7 +98,7 @@ def _labels() -> str:
     sizes = [f"n = {n:,}" for n in settings["n"]]
     families = len({cell["family"] for cell in content["cells"]}) - 1
     return (
-        "**Class labels** (no part of the pretrained weights): `python -m experiments.labels --tasks"
+        "**Class labels**, no part of the pretrained weights: `python -m experiments.labels --tasks"
         f" {settings['tasks']}`, seed {settings['seed']}, {hardware['processor']},"
         f" {hardware['torch_threads']} thread(s). Mean absolute error and bias, nats, of I(x; c)"
         f" over {families} families of classes; last, the mean estimate on independent labels"
