@@ -96,7 +96,7 @@ def _estimate_read(
         u, v = coordinates(data, x, y)
         joint, shuffled = _pairs(network, u, v, index)
         values, gaussian = _values(
-            network.evaluate(parameters, joint), network.evaluate(parameters, shuffled)
+            network.evaluate(parameters, joint, read=True), network.evaluate(parameters, shuffled)
         )
     value = donsker_varadhan(values, gaussian) - optimism
     return Estimation(value, data, parameters, optimism)

@@ -198,7 +198,7 @@ class HyperNetwork(nn.Module):
         context = self.norm(self.describe(statistics).to(dtype))
         rho = rho * self.shrink(context).to(dtype).sigmoid()
         gaussian = gaussian_pmi(*pairs, rho)
-        inputs = _inputs(pairs, data.widths, gaussian, variates, sides)
+        inputs = _inputs(pairs, data.widths, gaussian, variates, sides, read=n)
         radial = audition(
             self.radial(inputs), self.radial.amplitude.exp(), gaussian, n, frozen=self.training
         )
@@ -227,17 +227,21 @@ class HyperNetwork(nn.Module):
             CriticParameters(rho, data.widths, variates, modulation, readout),
             Values(values[:, :n], values[:, n:]),
             Values(gaussian[:, :n], gaussian[:, n:]),
-            self._optimism(data, choir.features, solution, n),
+            self._optimism(data, rho, choir.features, solution, n),
         )
 
-    def evaluate(self, parameters: CriticParameters, pairs: Pairs) -> tuple[Tensor, Tensor]:
+    def evaluate(
+        self, parameters: CriticParameters, pairs: Pairs, *, read: bool = False
+    ) -> tuple[Tensor, Tensor]:
         """The critic at pairs in canonical coordinates, PMI in nats, and its Gaussian term.
 
-        Each is of shape (b, m).
+        Each is of shape (b, m). `read` tells that these are the joint pairs that it was read off.
         """
         gaussian = gaussian_pmi(*pairs, parameters.rho)
         sides = self._sides(pairs, parameters.widths)
-        inputs = _inputs(pairs, parameters.widths, gaussian, parameters.variates, sides)
+        count = pairs.u.shape[1] if read else 0
+        variates = parameters.variates
+        inputs = _inputs(pairs, parameters.widths, gaussian, variates, sides, read=count)
         hidden = self.body(inputs, parameters.modulation)
         fine = self.body.features(hidden, parameters.modulation)
         features = torch.cat([self.radial(inputs), fine], -1).to(gaussian.dtype)
@@ -267,19 +271,24 @@ class HyperNetwork(nn.Module):
         amplitudes = self.body.amplitudes(modulation)
         return audition(features, amplitudes, offset, n, frozen=self.training)
 
-    def _optimism(self, data: Canonical, features: Tensor, solution: Solution, n: int) -> Tensor:
-        """Half the gap between fit and leave-one-out, plus dx · dy / 2n.
+    def _optimism(
+        self, data: Canonical, rho: Tensor, features: Tensor, solution: Solution, n: int
+    ) -> Tensor:
+        """Half the gap between fit and leave-one-out, plus what the Gaussian term found by chance.
 
-        The former is the readout's, as the truth lies between the two; the latter is that of a
-        fitted Gaussian. Both are of first order in 1/n.
+        The former is the readout's, as the truth lies between the two. The latter is dx · dy / 2n
+        where correlations are taken as found, and s (2 − s) of it where they are shrunken by s:
+        what independent sides would have yielded. Both are of first order in 1/n.
         """
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.training):
             with full_precision(features):
                 fresh = leave_one_out(features, solution.values, n)
             gap = (solution.values[:, :n] - fresh[:, :n]).mean(-1)
-        # A constant side correlates with nothing, and nothing is fitted to it.
-        fitted = data.widths.prod(-1) * (data.rho.amax(-1) > NO_CORRELATION)
-        return 0.5 * gap + fitted.to(gap.dtype) / (2 * n)
+            found = data.rho.to(gap.dtype)
+            # A constant side correlates with nothing, and nothing is fitted to it.
+            shrinkage = (rho * found).sum(-1) / found.square().sum(-1).clamp_min(NO_CORRELATION**2)
+            chance = shrinkage * (2 - shrinkage) * data.widths.prod(-1) / (2 * n)
+        return 0.5 * gap + chance
 
 
 def _correction(inputs: int) -> nn.Sequential:
@@ -291,11 +300,17 @@ def _correction(inputs: int) -> nn.Sequential:
 
 
 def _inputs(
-    pairs: Pairs, widths: Tensor, gaussian: Tensor, variates: Variates, sides: list[Tensor]
+    pairs: Pairs,
+    widths: Tensor,
+    gaussian: Tensor,
+    variates: Variates,
+    sides: list[Tensor],
+    read: int,
 ) -> Tensor:
-    """All that the features see of pairs, the radial inputs last."""
+    """All that the features see of pairs, of which `read` were read, the radial inputs last."""
     with full_precision(gaussian):
-        bent = variate_inputs(variates, *sides)
+        first, second = sides
+        bent = variate_inputs(variates, first, second, read)
     return torch.cat([bent, pair_inputs(*pairs, widths, gaussian)], -1)
 
 

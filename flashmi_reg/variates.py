@@ -64,12 +64,17 @@ class Variates(NamedTuple):
         second: the same of the second side.
         correlation: of each pair, shrunken, and zero where chance would do as well, (b, R).
         gate: share of the squared correlation that is beyond chance, shape (b, R).
+        lean: how far the functions lean towards each other at the pairs they were found on, for
+            each side, shape (b, 2, R).
+        spread: of the functions there once that is taken back, shape (b, 2, R).
     """
 
     first: Tensor
     second: Tensor
     correlation: Tensor
     gate: Tensor
+    lean: Tensor
+    spread: Tensor
 
 
 def canonical_variates(
@@ -80,6 +85,11 @@ def canonical_variates(
     Chance alone gives independent features correlations of up to (√f₁ + √f₂)/√n, where f are their
     degrees of freedom (Wachter, 1980, to leading order). Below that edge a pair is silenced; above
     it, correlations σ are shrunken to σ (1 − edge²/σ²).
+
+    At the pairs themselves the functions look better than they are. With whitened features α and
+    β, a_k(x_i) = Σ_j (α_i·α_j) b_k(y_j) / (nσ_k): its own pair adds |α_i|²/(nσ_k), on average
+    f/(nσ_k), of b_k(y_i), which at other pairs is not there. Half of it is taken back there, as the
+    truth lies between what is seen with it and without.
 
     Args:
         first: features of the first side, shape (b, n, K).
@@ -105,22 +115,36 @@ def canonical_variates(
     (first_map, a), (second_map, b) = sides
     # Singular vectors come with either sign.
     sign = torch.where((a + b).pow(3).mean(1, keepdim=True) < 0, -1.0, 1.0)
-    return Variates(first_map * sign, second_map * sign, correlation * gate, gate)
+    together = (a * b).mean(1)
+    freedom = torch.stack([first_freedom, second_freedom], 1)[..., None]
+    # Beyond the edge, functions lean by less than an eighth of their correlation.
+    share = torch.where(gate > 0, 0.5 / correlation.clamp_min(1e-6), 0.0)
+    lean = share[:, None] * freedom / n
+    spread = (1 - 2 * lean * together[:, None] + lean.square()).sqrt()
+    return Variates(first_map * sign, second_map * sign, correlation * gate, gate, lean, spread)
 
 
-def variate_inputs(variates: Variates, first: Tensor, second: Tensor) -> Tensor:
+def variate_inputs(variates: Variates, first: Tensor, second: Tensor, read: int = 0) -> Tensor:
     """What the critic's features see of the variates at pairs of points.
 
     Args:
         variates: R pairs of functions.
         first: features of the first points, shape (b, m, K).
         second: features of the second points, shape (b, m, K).
+        read: so many pairs, the first ones, are those that the functions were found on.
 
     Returns:
         Shape (b, m, R · INPUTS_PER_VARIATE).
     """
     a = first @ variates.first[:, :-1] + variates.first[:, -1:]
     b = second @ variates.second[:, :-1] + variates.second[:, -1:]
+    if read > 0:
+        a, b = (
+            torch.cat([own, side[:, read:]], 1)
+            for own, side in zip(
+                _taken_back(variates, a[:, :read], b[:, :read]), (a, b), strict=True
+            )
+        )
     rho = variates.correlation[:, None]
     rest = (1 - rho.square()).clamp_min(1e-3)
     exact = (rho * a * b - rho.square() * (a.square() + b.square()) / 2) / rest - rest.log() / 2
@@ -130,6 +154,12 @@ def variate_inputs(variates: Variates, first: Tensor, second: Tensor) -> Tensor:
     amplitude = (variates.gate / (variates.gate + 0.01).sqrt())[:, None]
     a, b = (BOUND * (amplitude * side / BOUND).tanh() for side in (a, b))
     return torch.cat([a, b, a * b, level], -1)
+
+
+def _taken_back(variates: Variates, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Functions at the pairs they were found on, as if they had been found on others."""
+    lean, spread = variates.lean[:, :, None], variates.spread[:, :, None]
+    return (a - lean[:, 0] * b) / spread[:, 0], (b - lean[:, 1] * a) / spread[:, 1]
 
 
 def _whiten(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -33,7 +33,9 @@ def generator() -> torch.Generator:
 @pytest.fixture(scope="session")
 def header() -> Header:
     return Header(
-        architecture=Architecture(hidden=32, features=16, context=32, rounds=2),
+        architecture=Architecture(
+            hidden=32, features=16, side=16, variates=4, context=32, rounds=2
+        ),
         preprocessing=PREPROCESSING,
         trained_n=(50, 8192),
         trained_width=(1, 10),

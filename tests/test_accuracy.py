@@ -44,26 +44,22 @@ def errors(request: pytest.FixtureRequest, trained: FlashMI) -> Tensor:
     return found
 
 
-@pytest.mark.target
 @pytest.mark.parametrize("mi", INFORMATION)
 def test_gaussian_information_is_found_at_every_strength(errors: Tensor, mi: float) -> None:
     assert errors[:, INFORMATION.index(mi)].mean().item() == pytest.approx(0, abs=0.03)
 
 
-@pytest.mark.target
 @pytest.mark.parametrize("d", WIDTHS)
 def test_gaussian_information_is_found_at_every_width(errors: Tensor, d: int) -> None:
     assert errors[WIDTHS.index(d)].mean().item() == pytest.approx(0, abs=0.03)
 
 
-@pytest.mark.target
 def test_gaussian_information_is_found_at_every_width_and_strength(errors: Tensor) -> None:
     """For few data sets, the noise of the shuffled pairs, which grows with exp(MI), adds to it."""
     allowed = 0.03 * (1 + torch.tensor(INFORMATION))
     assert (errors.abs() < allowed).all(), errors
 
 
-@pytest.mark.target
 @pytest.mark.parametrize("width", range(1, 11))
 @pytest.mark.parametrize(("n", "sets"), [(500, 10), (2000, 4)])
 def test_independent_sides_have_no_information(
@@ -75,7 +71,6 @@ def test_independent_sides_have_no_information(
     assert mean.item() == pytest.approx(0, abs=0.02)
 
 
-@pytest.mark.target
 def test_independent_clusters_have_no_information(trained: FlashMI) -> None:
     """Neither side is Gaussian, and both have structure that could be mistaken for dependence."""
     generator = torch.Generator().manual_seed(0)
@@ -126,7 +121,6 @@ def test_exchanging_the_sides_changes_no_bit(
     assert torch.equal(trained.mutual_information(x, y), trained.mutual_information(y, x))
 
 
-@pytest.mark.target
 @pytest.mark.parametrize("n", [500, 2000])
 def test_coordinates_of_noise_add_no_information(trained: FlashMI, n: int) -> None:
     x, y, mean_pmi = gaussian(0.7, 1, n, 6)

@@ -12,6 +12,7 @@ from flashmi_reg.critic import FLOOR
 from flashmi_reg.variates import (
     INPUTS_PER_VARIATE,
     SideFeatures,
+    _taken_back,
     canonical_variates,
     variate_inputs,
 )
@@ -98,6 +99,39 @@ def test_constant_features_are_finite_and_silent() -> None:
     assert features.grad is not None
     assert features.grad.isfinite().all()
     assert constant.grad.isfinite().all()
+
+
+def test_functions_found_on_few_pairs_lean_towards_each_other_there() -> None:
+    """Taking half of it back brings what is seen nearer to what other pairs show."""
+    generator = torch.Generator().manual_seed(0)
+    common, *noise = torch.randn(5, 40, 1000, 20, generator=generator, dtype=torch.float64)
+    x, y, new_x, new_y = noise
+    for side in (x, y):
+        side[..., 0] = 0.6 * side[..., 0] + 0.8 * common[..., 0]
+    for side in (new_x, new_y):
+        side[..., 0] = 0.6 * side[..., 0] + 0.8 * common[..., 1]
+    variates = canonical_variates(x, y, 1)
+
+    def product(first: Tensor, second: Tensor, read: int) -> Tensor:
+        return variate_inputs(variates, first, second, read)[..., 2].mean()
+
+    as_found, taken_back = product(x, y, 0), product(x, y, 1000)
+    fresh = product(new_x, new_y, 0)
+    assert fresh < taken_back < as_found
+    assert taken_back - fresh < 0.7 * (as_found - fresh)
+
+
+def test_taking_back_keeps_the_spread() -> None:
+    x, y = gaussian(500, 0.7)
+    found = canonical_variates(powers(x), powers(y), 1)
+    a, b = (
+        features @ matrix[:, :-1] + matrix[:, -1:]
+        for features, matrix in ((powers(x), found.first), (powers(y), found.second))
+    )
+    for side in _taken_back(found, a, b):
+        torch.testing.assert_close(side.square().mean(), torch.tensor(1.0, dtype=torch.float64))
+    taken_back = torch.stack(_taken_back(found, a, b)).prod(0).mean()
+    assert taken_back < (a * b).mean() - 1e-3
 
 
 def test_points_far_out_stay_bounded() -> None:
