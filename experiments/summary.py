@@ -174,7 +174,7 @@ def _pretraining() -> str:
     return (
         "**Pretraining** (`results/pretraining.jsonl`, `results/pretraining.png`): mean over the"
         f" families of the fixed validation set, nats, in {last['seconds']:,} s of training, the"
-        " averaged weights:"
+        " averaged weights, by the estimate as it was then (see the model card):"
         f"\n\n{_markdown(head, rows)}"
     )
 
