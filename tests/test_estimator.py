@@ -142,7 +142,10 @@ def test_frozen_gradient_equals_finite_differences_with_critic_and_maps_held(
         return held._replace(u=u, v=v)
 
     def emit(data: Canonical, joint: Pairs, shuffled: Pairs) -> Emission:
-        found = (network64.evaluate(parameters, pairs) for pairs in (joint, shuffled))
+        found = (
+            network64.evaluate(parameters, joint, read=True),
+            network64.evaluate(parameters, shuffled),
+        )
         values, gaussian = (Values(*part) for part in zip(*found, strict=True))
         return Emission(parameters, values, gaussian, estimation.optimism)
 
