@@ -138,13 +138,8 @@ def variate_inputs(variates: Variates, first: Tensor, second: Tensor, read: int 
     """
     a = first @ variates.first[:, :-1] + variates.first[:, -1:]
     b = second @ variates.second[:, :-1] + variates.second[:, -1:]
-    if read > 0:
-        a, b = (
-            torch.cat([own, side[:, read:]], 1)
-            for own, side in zip(
-                _taken_back(variates, a[:, :read], b[:, :read]), (a, b), strict=True
-            )
-        )
+    own_a, own_b = _taken_back(variates, a[:, :read], b[:, :read])
+    a, b = torch.cat([own_a, a[:, read:]], 1), torch.cat([own_b, b[:, read:]], 1)
     rho = variates.correlation[:, None]
     rest = (1 - rho.square()).clamp_min(1e-3)
     exact = (rho * a * b - rho.square() * (a.square() + b.square()) / 2) / rest - rest.log() / 2
@@ -157,7 +152,7 @@ def variate_inputs(variates: Variates, first: Tensor, second: Tensor, read: int 
 
 
 def _taken_back(variates: Variates, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """Functions at the pairs they were found on, as if they had been found on others."""
+    """Functions at the pairs they were found on, nearer to what they are at others."""
     lean, spread = variates.lean[:, :, None], variates.spread[:, :, None]
     return (a - lean[:, 0] * b) / spread[:, 0], (b - lean[:, 1] * a) / spread[:, 1]
 
