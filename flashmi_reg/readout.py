@@ -33,7 +33,7 @@ __all__ = [
 ITERATIONS = 4
 # Logs of the factors on the features among which leave-one-out chooses.
 LEVELS = (-5.0, -4.0, -3.0, -2.0, -1.0, 0.0)
-# Newton steps at each of them.
+# Newton steps at each of them, the last from where their weighted mean led.
 LEVEL_STEPS = 2
 # Least share of itself that a pair keeps when it is left out.
 MIN_KEPT = 0.05
@@ -128,18 +128,22 @@ def leave_one_out(features: Tensor, values: Tensor, n: int) -> Tensor:
     Returns:
         Shape (b, n + m).
     """
-    label, share = _labels(features, n)
-    chance = values.sigmoid()
     factor = torch.linalg.cholesky_ex(_hessian(features, values, n))[0]
     leverage = ((features @ torch.cholesky_inverse(factor)) * features).sum(-1)
+    return values + _left_out(values, leverage, *_labels(features, n))
+
+
+def _left_out(values: Tensor, leverage: Tensor, label: Tensor, share: Tensor) -> Tensor:
+    """By how much values change where their pair is left out; all of shape (*, n + m)."""
+    chance = values.sigmoid()
     kept = 1 - share * chance * (1 - chance) * leverage
     # In exact arithmetic `kept` is positive; one step is no guide where it is nearly zero.
-    return values + share * (chance - label) * leverage / kept.clamp_min(MIN_KEPT)
+    return share * (chance - label) * leverage / kept.clamp_min(MIN_KEPT)
 
 
 def nce_loss(values: Tensor, n: int) -> Tensor:
-    """Cross-entropy of telling n joint from m shuffled pairs, shape (b, n + m) → (b,), in nats."""
-    return softplus(-values[:, :n]).mean(-1) + softplus(values[:, n:]).mean(-1)
+    """Cross-entropy of telling n joint from m shuffled pairs, shape (*, n + m) → (*), in nats."""
+    return softplus(-values[..., :n]).mean(-1) + softplus(values[..., n:]).mean(-1)
 
 
 class Loudness(NamedTuple):
@@ -171,26 +175,59 @@ def choose_loudness(features: Tensor, offset: Tensor, n: int) -> Loudness:
         n: number of joint pairs.
     """
     levels = torch.tensor(LEVELS, device=features.device, dtype=features.dtype)
-    before = nce_loss(offset, n)
-    weights = torch.zeros_like(features[:, 0])
-    losses, fits, solved = [], [], []
-    for level in LEVELS:
-        # From quiet to loud, each solved from where the last one ended.
-        loud = features * math.exp(level)
-        solution = solve_readout(loud, offset, n, LEVEL_STEPS, weights * math.exp(-level))
-        weights = solution.weights * math.exp(level)
-        losses.append(nce_loss(leave_one_out(loud, solution.values, n), n) - before)
-        fits.append(nce_loss(solution.values, n) - before)
-        solved.append(weights)
-    loss, fit = torch.stack(losses, -1), torch.stack(fits, -1)
-    weight = (-n * loss).softmax(-1)
+    ridges = (-2 * levels).exp()[:, None] / n
+    label, share = _labels(features, n)
+    before = nce_loss(offset, n)[:, None]
+    values, weights = offset, torch.zeros_like(features[:, 0])
+    for _ in range(LEVEL_STEPS):
+        tried, found, leverage = _newton_steps(features, values, weights, n, ridges)
+        left_out = tried + _left_out(tried, leverage, label, share)
+        loss, fit = nce_loss(left_out, n) - before, nce_loss(tried, n) - before
+        weight = (-n * loss).softmax(-1)
+        weights = (weight[:, None] @ found)[:, 0]
+        values = offset + (features @ weights[..., None])[..., 0]
     mean = (weight * levels).sum(-1, keepdim=True)
     score = -loss * math.sqrt(n)
     gain = -(weight * loss).sum(-1, keepdim=True)
     excess = (weight * (loss - fit)).sum(-1, keepdim=True) * math.sqrt(n)
     score = score.sign() * score.abs().log1p()
-    start = (torch.stack(solved, -1) @ weight[..., None])[..., 0]
-    return Loudness(mean, start, torch.cat([score, mean, 3 * gain, excess], -1))
+    return Loudness(mean, weights, torch.cat([score, mean, 3 * gain, excess], -1))
+
+
+def _newton_steps(
+    features: Tensor, values: Tensor, weights: Tensor, n: int, ridges: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """One Newton step under each of several ridges, all by one eigendecomposition.
+
+    Args:
+        features: shape (b, n + m, M).
+        values: the critic before the step, shape (b, n + m).
+        weights: of the features before the step, shape (b, M).
+        n: number of joint pairs.
+        ridges: on the squared weights, shape (L, 1).
+
+    Returns:
+        The critic after the step, shape (b, L, n + m); the weights, (b, L, M); the leverage
+        φ_iᵀ H⁻¹ φ_i of each pair, (b, L, n + m).
+    """
+    label, share = _labels(features, n)
+    chance = values.sigmoid()
+    hessian = (features * (share * chance * (1 - chance))[..., None]).mT @ features
+    with torch.no_grad():
+        curvature, axes = torch.linalg.eigh(hessian)
+    inverse = 1 / (curvature[:, None] + ridges)
+    turned = features @ axes
+    before = weights[:, None] @ axes
+    slope = (share * (chance - label))[:, None] @ turned + ridges * before
+    step = -slope * inverse
+    leverage = inverse @ turned.square().mT
+    if hessian.requires_grad:
+        # Zero in value, and what an inverse does when the matrix moves: −H⁻¹ dH H⁻¹.
+        moved = (axes.mT @ (hessian - hessian.detach()) @ axes)[:, None]
+        step = step - (step[:, :, None] @ moved)[:, :, 0] * inverse
+        lifted = turned[:, None] * inverse[:, :, None]
+        leverage = leverage - (lifted @ moved * lifted).sum(-1)
+    return values[:, None] + step @ turned.mT, (before + step) @ axes.mT, leverage
 
 
 def _labels(features: Tensor, n: int) -> tuple[Tensor, Tensor]:
