@@ -8,13 +8,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from .readout import Loudness, Solution, choose_loudness, solve_readout
+from .readout import Loudness, choose_loudness
 
 __all__ = ["Choir", "Group", "Scaling", "audition", "full_precision", "joined"]
 
 # So many features tell how loud all of their group may be.
 ROUGH_FEATURES = 64
-ROUGH_ITERATIONS = 3
 # A feature of less spread is not scaled up to unit spread: few pairs would make it up.
 MIN_SPREAD = 0.2
 
@@ -32,15 +31,13 @@ class Group(NamedTuple):
     Attributes:
         features: standardised, shape (b, m, features).
         scaling: what standardised them.
-        loudness: the one that leave-one-out chose.
-        solution: the first few of them read out at that loudness, beside an offset; its weights
-            are those of the features before the loudness, and a constant last.
+        loudness: the one that leave-one-out chose, with the first few features and a constant read
+            out at it.
     """
 
     features: Tensor
     scaling: Scaling
     loudness: Loudness
-    solution: Solution
 
 
 class Choir(NamedTuple):
@@ -73,11 +70,7 @@ def audition(features: Tensor, amplitude: Tensor, offset: Tensor, n: int, *, fro
         rough = _with_constant(features[..., :ROUGH_FEATURES])
         with full_precision(features):
             loudness = choose_loudness(rough, offset, n)
-            loud = _with_constant(loudness.level.exp().expand_as(rough[:, 0, :-1]))
-            start = loudness.weights / loud
-            solution = solve_readout(rough * loud[:, None], offset, n, ROUGH_ITERATIONS, start)
-    solution = solution._replace(weights=solution.weights * loud)
-    return Group(features, scaling, loudness, solution)
+    return Group(features, scaling, loudness)
 
 
 def joined(groups: list[Group], corrections: Tensor) -> Choir:
@@ -87,9 +80,9 @@ def joined(groups: list[Group], corrections: Tensor) -> Choir:
         loud = (group.loudness.level + corrections[:, i, None]).exp()
         features.append(group.features * loud[:, None])
         factors.append(group.scaling.factor * loud)
-        silent = group.features.shape[-1] + 1 - group.solution.weights.shape[-1]
-        starts.append(pad(group.solution.weights[:, :-1], (0, silent)) / loud)
-    constants = [group.solution.weights[:, -1:] for group in groups]
+        silent = group.features.shape[-1] + 1 - group.loudness.weights.shape[-1]
+        starts.append(pad(group.loudness.weights[:, :-1], (0, silent)) / loud)
+    constants = [group.loudness.weights[:, -1:] for group in groups]
     starts.append(torch.stack(constants).sum(0))
     centre = torch.cat([group.scaling.centre for group in groups], -1)
     scaling = Scaling(centre, torch.cat(factors, -1))

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn.functional import pad
 
 __all__ = ["Marginals", "normal_scores"]
 
@@ -64,7 +65,7 @@ class _NormalScores(torch.autograd.Function):
         position = torch.arange(n, device=g.device)
         low, high = (position - half).clamp_min(0), (position + half).clamp_max(n - 1)
 
-        total = torch.nn.functional.pad(g.double().cumsum(-1), (1, 0))
+        total = pad(g.double().cumsum(-1), (1, 0))
         mean = (total[..., high + 1] - total[..., low]) / (high + 1 - low)
         slope = _slope(ordered, scores, *(place.expand_as(ordered) for place in (low, high)))
         result = (slope * (g - mean)).to(grad.dtype)
@@ -74,8 +75,12 @@ class _NormalScores(torch.autograd.Function):
 def _scores_of_ordered(ordered: Tensor) -> Tensor:
     """Normal scores, tied values sharing their mean rank, of ascending columns (*, d, n)."""
     n = ordered.shape[-1]
-    below = torch.searchsorted(ordered, ordered, right=False)
-    not_above = torch.searchsorted(ordered, ordered, right=True)
+    place = torch.arange(n, device=ordered.device).expand(ordered.shape)
+    rises = ordered[..., 1:] != ordered[..., :-1]
+    # Of each run of equal values, the place of its first and that behind its last.
+    below = pad(torch.where(rises, place[..., 1:], 0), (1, 0)).cummax(-1).values
+    ends = pad(torch.where(rises, place[..., 1:], n), (0, 1), value=n)
+    not_above = ends.flip(-1).cummin(-1).values.flip(-1)
     middle = (below + not_above).to(ordered.dtype) / (2 * n)
     return torch.special.ndtri(middle)
 

@@ -90,14 +90,10 @@ def _estimate_read(
     track = torch.is_grad_enabled() and (x.requires_grad or y.requires_grad)
     with torch.set_grad_enabled(track and not frozen):
         data = canonicalise(x, y, network.architecture.width)
-        joint, shuffled = _pairs(network, data.u, data.v, index)
-        parameters, values, gaussian, optimism = network(data, joint, shuffled)
-    if track and frozen:
-        u, v = coordinates(data, x, y)
+    with torch.set_grad_enabled(track):
+        u, v = coordinates(data, x, y) if track and frozen else (data.u, data.v)
         joint, shuffled = _pairs(network, u, v, index)
-        values, gaussian = _values(
-            network.evaluate(parameters, joint, read=True), network.evaluate(parameters, shuffled)
-        )
+        parameters, values, gaussian, optimism = network(data, joint, shuffled, hold=frozen)
     value = donsker_varadhan(values, gaussian) - optimism
     return Estimation(value, data, parameters, optimism)
 

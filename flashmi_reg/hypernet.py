@@ -177,20 +177,26 @@ class HyperNetwork(nn.Module):
             nn.init.zeros_(layer.bias)
         nn.init.constant_(self.shrink.bias, 4.0)
 
-    def forward(self, data: Canonical, joint: Pairs, shuffled: Pairs) -> Emission:
+    def forward(
+        self, data: Canonical, joint: Pairs, shuffled: Pairs, *, hold: bool = False
+    ) -> Emission:
         """Reads the pairs of a data set and returns its critic, with the critic's values there.
 
         Args:
             data: the data set's canonical form; its correlations, widths and n are used.
             joint: joint pairs.
             shuffled: pairs of the product of marginals.
+            hold: whether the critic is held fixed: gradients then reach the pairs as points at
+                which it is evaluated, not as data that it was read off.
         """
+        through = torch.set_grad_enabled
+        tracked = torch.is_grad_enabled() and not hold
         dtype = self.shrink.weight.dtype
         n = joint.u.shape[1]
         rho = data.rho.to(dtype).clamp(0, MAX_CORRELATION)
         pairs = Pairs(*(torch.cat(sides, 1) for sides in zip(joint, shuffled, strict=True)))
         sides = self._sides(pairs, data.widths)
-        with full_precision(pairs.u):
+        with full_precision(pairs.u), through(tracked):
             first, second = (side[:, :n] for side in sides)
             count = self.architecture.variates
             variates = canonical_variates(first, second, count, hold_rotation=self.training)
@@ -199,35 +205,31 @@ class HyperNetwork(nn.Module):
         rho = rho * self.shrink(context).to(dtype).sigmoid()
         gaussian = gaussian_pmi(*pairs, rho)
         inputs = _inputs(pairs, data.widths, gaussian, variates, sides, read=n)
-        radial = audition(
-            self.radial(inputs), self.radial.amplitude.exp(), gaussian, n, frozen=self.training
-        )
-
-        coarse = total = radial.solution.values
-        for turn, (probe, update) in enumerate(zip(self.probe, self.update, strict=True)):
-            modulation = self._modulation(turn, context)
-            hidden = self.body(inputs, modulation)
-            if turn > 0:
-                total = self._fine(hidden, modulation, coarse, n).solution.values
-            pooled = _pool(silu(probe(hidden)), total, n).to(dtype)
-            context = context + update(torch.cat([context, pooled], -1)).to(dtype)
-            context = self.norm(context)
+        radial_features = self.radial(inputs)
+        with through(tracked):
+            amplitude = self.radial.amplitude.exp()
+            radial = audition(radial_features, amplitude, gaussian, n, frozen=self.training)
+            context = self._read(context, inputs, radial.loudness.values, n)
         modulation = self._modulation(-1, context)
-        fine = self._fine(self.body(inputs, modulation), modulation, coarse, n)
-
-        evidence = torch.cat([radial.loudness.evidence, fine.loudness.evidence], -1)
-        correction = self.correct(torch.cat([context, evidence], -1)).to(dtype).tanh()
-        choir = joined([radial, fine], MAX_CORRECTION * correction)
-        with full_precision(gaussian):
-            solution = solve_readout(choir.features, gaussian, n, ITERATIONS, choir.start)
-        values, weights = solution
-        weights, bias = weights[:, :-1] * choir.scaling.factor, weights[:, -1]
-        readout = Readout(weights, bias - (weights * choir.scaling.centre).sum(-1))
+        fine_features = self.body.features(self.body(inputs, modulation), modulation)
+        with through(tracked):
+            fine = self._fine(fine_features, modulation, radial.loudness.values, n)
+            evidence = torch.cat([radial.loudness.evidence, fine.loudness.evidence], -1)
+            correction = self.correct(torch.cat([context, evidence], -1)).to(dtype).tanh()
+            choir = joined([radial, fine], MAX_CORRECTION * correction)
+            with full_precision(gaussian):
+                solution = solve_readout(choir.features, gaussian, n, ITERATIONS, choir.start)
+            weights, bias = solution.weights[:, :-1] * choir.scaling.factor, solution.weights[:, -1]
+            readout = Readout(weights, bias - (weights * choir.scaling.centre).sum(-1))
+            optimism = self._optimism(data, rho, choir.features, solution, n)
+        values = solution.values
+        if hold:
+            values = _read_out(radial_features, fine_features, readout, gaussian)
         return Emission(
             CriticParameters(rho, data.widths, variates, modulation, readout),
             Values(values[:, :n], values[:, n:]),
             Values(gaussian[:, :n], gaussian[:, n:]),
-            self._optimism(data, rho, choir.features, solution, n),
+            optimism,
         )
 
     def evaluate(
@@ -240,14 +242,23 @@ class HyperNetwork(nn.Module):
         gaussian = gaussian_pmi(*pairs, parameters.rho)
         sides = self._sides(pairs, parameters.widths)
         count = pairs.u.shape[1] if read else 0
-        variates = parameters.variates
-        inputs = _inputs(pairs, parameters.widths, gaussian, variates, sides, read=count)
-        hidden = self.body(inputs, parameters.modulation)
-        fine = self.body.features(hidden, parameters.modulation)
-        features = torch.cat([self.radial(inputs), fine], -1).to(gaussian.dtype)
-        weights, bias = parameters.readout
-        value = gaussian + (features @ weights[..., None])[..., 0] + bias[:, None]
-        return value, gaussian
+        inputs = _inputs(pairs, parameters.widths, gaussian, parameters.variates, sides, count)
+        fine = self.body.features(self.body(inputs, parameters.modulation), parameters.modulation)
+        return _read_out(self.radial(inputs), fine, parameters.readout, gaussian), gaussian
+
+    def _read(self, context: Tensor, inputs: Tensor, coarse: Tensor, n: int) -> Tensor:
+        """What is known of a data set once its residuals are pooled, round by round."""
+        total = coarse
+        for turn, (probe, update) in enumerate(zip(self.probe, self.update, strict=True)):
+            modulation = self._modulation(turn, context)
+            hidden = self.body(inputs, modulation)
+            if turn > 0:
+                features = self.body.features(hidden, modulation)
+                total = self._fine(features, modulation, coarse, n).loudness.values
+            pooled = _pool(silu(probe(hidden)), total, n).to(context.dtype)
+            context = context + update(torch.cat([context, pooled], -1)).to(context.dtype)
+            context = self.norm(context)
+        return context
 
     def _sides(self, pairs: Pairs, widths: Tensor) -> list[Tensor]:
         """Functions of either side, each of shape (b, m, width + side)."""
@@ -265,9 +276,8 @@ class HyperNetwork(nn.Module):
             accents[:, 0].tanh(),
         )
 
-    def _fine(self, hidden: Tensor, modulation: Modulation, offset: Tensor, n: int) -> Group:
-        """Features of all coordinates."""
-        features = self.body.features(hidden, modulation)
+    def _fine(self, features: Tensor, modulation: Modulation, offset: Tensor, n: int) -> Group:
+        """The group of the features of all coordinates."""
         amplitudes = self.body.amplitudes(modulation)
         return audition(features, amplitudes, offset, n, frozen=self.training)
 
@@ -312,6 +322,12 @@ def _inputs(
         first, second = sides
         bent = variate_inputs(variates, first, second, read)
     return torch.cat([bent, pair_inputs(*pairs, widths, gaussian)], -1)
+
+
+def _read_out(radial: Tensor, fine: Tensor, readout: Readout, gaussian: Tensor) -> Tensor:
+    """The critic from its features at pairs, shape (b, m)."""
+    features = torch.cat([radial, fine], -1).to(gaussian.dtype)
+    return gaussian + (features @ readout.weights[..., None])[..., 0] + readout.bias[:, None]
 
 
 def _statistics(rho: Tensor, widths: Tensor, n: int, variates: Variates) -> Tensor:

@@ -151,13 +151,15 @@ class Loudness(NamedTuple):
 
     Attributes:
         level: log of the factor on the features that serves new pairs best, shape (b, 1).
-        weights: of the features as they were given, to start from at that level, shape (b, M).
+        values: the critic read out at about that level, shape (b, n + m).
+        weights: of the features as they were given, which led to it, shape (b, M).
         evidence: for the network to correct that: signed log z-scores of the gain over the offset
             at each level, the level, the gain, and how far the critic fits better than it
             generalises, shape (b, len(LEVELS) + 3).
     """
 
     level: Tensor
+    values: Tensor
     weights: Tensor
     evidence: Tensor
 
@@ -191,7 +193,8 @@ def choose_loudness(features: Tensor, offset: Tensor, n: int) -> Loudness:
     gain = -(weight * loss).sum(-1, keepdim=True)
     excess = (weight * (loss - fit)).sum(-1, keepdim=True) * math.sqrt(n)
     score = score.sign() * score.abs().log1p()
-    return Loudness(mean, weights, torch.cat([score, mean, 3 * gain, excess], -1))
+    evidence = torch.cat([score, mean, 3 * gain, excess], -1)
+    return Loudness(mean, values, weights, evidence)
 
 
 def _newton_steps(

@@ -141,7 +141,7 @@ def test_frozen_gradient_equals_finite_differences_with_critic_and_maps_held(
         v = y @ held.y_map[:, :-1] + held.y_map[:, -1:]
         return held._replace(u=u, v=v)
 
-    def emit(data: Canonical, joint: Pairs, shuffled: Pairs) -> Emission:
+    def emit(data: Canonical, joint: Pairs, shuffled: Pairs, **_: bool) -> Emission:
         found = (
             network64.evaluate(parameters, joint, read=True),
             network64.evaluate(parameters, shuffled),
