@@ -30,7 +30,7 @@ __all__ = [
 ]
 
 # Newton steps: started from the auditions, what is left is below the noise of float32 on most data.
-ITERATIONS = 4
+ITERATIONS = 3
 # Logs of the factors on the features among which leave-one-out chooses.
 LEVELS = (-5.0, -4.0, -3.0, -2.0, -1.0, 0.0)
 # Newton steps at each of them, the last from where their weighted mean led.
