@@ -48,10 +48,9 @@ MAX_CORRELATION = 0.9999
 NO_CORRELATION = 1e-6
 # The network moves the loudness that leave-one-out chose by at most this much, in logs.
 MAX_CORRECTION = 3.0
-# Units of the head that corrects loudness, of the radial features and of those of a side.
+# Units of the head that corrects loudness and of the radial features.
 HEAD = 64
 RADIAL_HIDDEN = 64
-SIDE_HIDDEN = 96
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,8 @@ class Architecture:
         layers: number of the critic's layers before its features.
         features: number of features of all coordinates that the readout combines.
         radial: number of features of the norms alone.
-        side: number of functions of one side among which variates are sought.
+        side: number of functions of one side among which variates are sought, and units of the
+            layer before them.
         variates: number of nonlinear canonical variates that the critic sees.
         context: units of the data set's description.
         rounds: how often residuals are pooled.
@@ -151,7 +151,7 @@ class HyperNetwork(nn.Module):
         )
         self.shrink = nn.Linear(a.context, a.width)
         self.radial = RadialFeatures(RADIAL_HIDDEN, a.radial)
-        self.side = SideFeatures(a.width, SIDE_HIDDEN, a.side)
+        self.side = SideFeatures(a.width, a.side, a.side)
         inputs = 3 * a.width + RADIAL_INPUTS + INPUTS_PER_VARIATE * a.variates
         self.body = PairFeatures(inputs, a.hidden, a.layers, a.features)
         self.emit = nn.ModuleList(

@@ -31,8 +31,8 @@ __all__ = [
 
 # Newton steps: started from the auditions, what is left is below the noise of float32 on most data.
 ITERATIONS = 3
-# Logs of the factors on the features among which leave-one-out chooses.
-LEVELS = (-5.0, -4.0, -3.0, -2.0, -1.0, 0.0)
+# Logs of the factors on the features among which leave-one-out chooses; the first is silence.
+LEVELS = (-8.0, -5.0, -4.0, -3.0, -2.0, -1.0, 0.0)
 # Newton steps at each of them, the last from where their weighted mean led.
 LEVEL_STEPS = 2
 # Least share of itself that a pair keeps when it is left out.
