@@ -1,4 +1,4 @@
-"""How long things take: one estimate beside the baselines, and the loss beside an encoder's step.
+"""How long things take: one estimate beside the baselines, and the loss beside encoders' steps.
 
 `python -m experiments.speed` writes results/speed.json. Run it on a machine that does nothing
 else; OMP_NUM_THREADS sets the number of threads.
@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from experiments.baselines import KSG, MINE, GaussianCopula
 from experiments.bmi.tasks import TASKS, generator_for
+from experiments.encoders import ENCODERS, IMAGE
 from experiments.report import (
     RESULTS,
     circumstances,
@@ -36,19 +37,10 @@ from flashmi_reg.model import Gradient
 TASK = "multinormal-sparse-5-5-2-2.0"
 BATCH = 256
 WIDTHS = (5, 10, 16)
-IMAGE = (3, 32, 32)
 GRADIENTS: tuple[Gradient, ...] = ("critic", "full")
 SLICES = 8
-
-
-def make_encoder(width: int = 10) -> nn.Module:
-    """Convolutional classifier of 32 × 32 colour images, `width` wide before its last layer."""
-    layers: list[nn.Module] = []
-    for before, after in ((IMAGE[0], 32), (32, 64), (64, 128)):
-        convolution = nn.Conv2d(before, after, 3, padding=1)
-        layers += [convolution, nn.BatchNorm2d(after), nn.ReLU(), nn.MaxPool2d(2)]
-    layers += [nn.Flatten(), nn.Linear(128 * 4 * 4, 128), nn.ReLU(), nn.Linear(128, width)]
-    return nn.Sequential(*layers, nn.Linear(width, 10))
+CNN = "CNN, three convolutions"
+STEP = f"images {IMAGE}, batch {BATCH}, Adam"
 
 
 def median_seconds(action: Callable[[], object], repeats: int) -> float:
@@ -92,13 +84,13 @@ def time_estimates(model: FlashMI, n: int, repeats: int, mine_repeats: int) -> d
     return {"task": TASK, "n": n, "truth": task.mi, "methods": found}
 
 
-def time_encoder(repeats: int) -> float:
-    """Time one training step of the encoder at the batch size of the loss."""
+def time_encoder(make: Callable[[], nn.Module], repeats: int) -> dict[str, Any]:
+    """Time one training step of an encoder at the batch size of the loss."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(BATCH, *IMAGE, generator=generator)
     labels = torch.randint(10, (BATCH,), generator=generator)
     with torch.random.fork_rng(devices=[]):
-        encoder = make_encoder()
+        encoder = make()
     optimizer = torch.optim.Adam(encoder.parameters())
 
     def step() -> None:
@@ -106,7 +98,8 @@ def time_encoder(repeats: int) -> float:
         nn.functional.cross_entropy(encoder(images), labels).backward()
         optimizer.step()
 
-    return median_seconds(step, repeats)
+    parameters = sum(p.numel() for p in encoder.parameters())
+    return {"parameters": parameters, "seconds": median_seconds(step, repeats)}
 
 
 def is_wide(weights: str, width: int) -> bool:
@@ -139,26 +132,26 @@ def time_loss(weights: str, width: int, gradient: Gradient, repeats: int) -> flo
 
 
 def time_losses(weights: str, repeats: int) -> dict[str, Any]:
-    """Time the loss at several widths as a share of the encoder's training step."""
-    encoder = time_encoder(repeats)
+    """Time the loss at several widths, and as a share of encoders' training steps."""
+    encoders = {
+        # The seconds of a step are far apart: the longest, of seconds, are timed less often.
+        name: time_encoder(make, repeats if name != "ResNet-18" else max(1, repeats // 5))
+        for name, make in tqdm(ENCODERS.items(), desc="encoders", unit="encoder", disable=None)
+    }
     rows = []
-    for width in tqdm(WIDTHS, desc="loss", unit="width"):
+    for width in tqdm(WIDTHS, desc="loss", unit="width", disable=None):
         for gradient in GRADIENTS:
             seconds = time_loss(weights, width, gradient, repeats)
             slices = SLICES if is_wide(weights, width) else None
-            share = seconds / encoder
+            shares = {name: seconds / step["seconds"] for name, step in encoders.items()}
             rows.append(
                 {"width": width, "slices": slices, "gradient": gradient}
-                | {"seconds": seconds, "share": share}
+                | {"seconds": seconds, "share": shares[CNN], "shares": shares}
             )
-    parameters = sum(p.numel() for p in make_encoder().parameters())
     return {
         "n": BATCH,
-        "encoder": {
-            "what": f"three convolutions, images {IMAGE}, batch {BATCH}, Adam",
-            "parameters": parameters,
-            "seconds": encoder,
-        },
+        "encoder": {"what": f"three convolutions, {STEP}", **encoders[CNN]},
+        "encoders": encoders,
         "loss": rows,
     }
 
@@ -184,18 +177,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for name, row in estimates["methods"].items()
     ]
     print(table(["method", "ms", "of ours", "value"], rows))
-    step = losses["encoder"]["seconds"]
-    print(f"\nloss, forward and backward, n = {BATCH}; an encoder's step takes {step * 1e3:.1f} ms")
+    steps = [
+        [name, f"{found['parameters'] / 1e6:.1f} M", number(found["seconds"] * 1e3, 1)]
+        for name, found in losses["encoders"].items()
+    ]
+    print(f"\ntraining steps without the loss: {STEP}")
+    print(table(["encoder", "parameters", "ms"], steps))
+    print(f"\nloss, forward and backward, n = {BATCH}, as a share of the steps")
     rows = [
         [
             f"{row['width']} + {row['width']}" + (f", {SLICES} slices" if row["slices"] else ""),
             row["gradient"],
             number(row["seconds"] * 1e3, 2),
-            f"{row['share']:.0%}",
+            *(f"{share:.0%}" for share in row["shares"].values()),
         ]
         for row in losses["loss"]
     ]
-    print(table(["widths", "gradient", "ms", "share of a step"], rows))
+    print(table(["widths", "gradient", "ms", *losses["encoders"]], rows))
     content = {
         "settings": {"repeats": options.repeats, "mine_repeats": options.mine_repeats},
         "weights": describe_weights(model, options.weights),

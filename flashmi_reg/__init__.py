@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from . import errors
 from .bottleneck import InformationBottleneckLoss
+from .contingency import ClassInformation, class_information
 from .estimator import Critic
 from .functional import (
     conditional_mutual_information,
@@ -16,6 +17,7 @@ from .functional import (
     sliced_mutual_information,
     total_correlation,
 )
+from .gradient_norm import match_gradient_norm
 from .independence import IndependenceTest
 from .labels import LabelCritic, label_critic, label_mutual_information
 from .losses import (
@@ -29,6 +31,7 @@ from .result import MIEstimate
 from .slicing import SlicedEstimate
 
 __all__ = [
+    "ClassInformation",
     "ConditionalMutualInformationLoss",
     "Critic",
     "FlashMI",
@@ -40,12 +43,14 @@ __all__ = [
     "SlicedEstimate",
     "SlicedMutualInformationLoss",
     "TotalCorrelationLoss",
+    "class_information",
     "conditional_mutual_information",
     "errors",
     "estimate",
     "independence_test",
     "label_critic",
     "label_mutual_information",
+    "match_gradient_norm",
     "mutual_information",
     "mutual_information_matrix",
     "pointwise_mutual_information",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from dataclasses import replace
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -14,8 +14,9 @@ from tqdm import tqdm
 
 from .checkpoint import Header
 from .model import DEFAULT_SEED, FlashMI, Gradient
+from .result import MIEstimate
 
-__all__ = ["Many", "any_width", "estimate_many", "model_or_base", "seed_of", "seeded"]
+__all__ = ["Estimator", "Many", "any_width", "estimate_many", "model_or_base", "seed_of", "seeded"]
 
 # Samples estimated from at once: about half a GB while the network reads them.
 CHUNK = 16_384
@@ -34,6 +35,18 @@ class Many(NamedTuple):
 
     values: Tensor
     warnings: tuple[str, ...]
+
+
+class Estimator(Protocol):
+    """What estimates batches of pairs: :class:`FlashMI`, or another of its manner."""
+
+    def mutual_information(
+        self, x: Tensor, y: Tensor, *, generator: torch.Generator | None, gradient: Gradient
+    ) -> Tensor:
+        """Values of shape (b,), differentiable; doubts are warned of."""
+
+    def estimate(self, x: Tensor, y: Tensor, *, generator: torch.Generator | None) -> MIEstimate:
+        """Values of shape (b,) without gradients; doubts are part of the result."""
 
 
 def model_or_base(model: FlashMI | None) -> FlashMI:
@@ -60,7 +73,7 @@ def seeded(seed: int) -> torch.Generator:
 
 
 def estimate_many(
-    model: FlashMI,
+    model: Estimator,
     pick: Callable[[int, int], tuple[Tensor, Tensor]],
     count: int,
     *,

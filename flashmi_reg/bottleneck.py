@@ -11,7 +11,7 @@ from torch import Tensor
 from .batches import seed_of, seeded
 from .errors import InputError
 from .information_loss import InformationLoss, Reduction
-from .labels import label_mutual_information
+from .mixed import mixed_mutual_information
 from .model import FlashMI, Gradient
 
 __all__ = ["BottleneckTerms", "InformationBottleneckLoss"]
@@ -42,6 +42,7 @@ class InformationBottleneckLoss(InformationLoss):
         gradient: "critic" or "full", see :class:`MutualInformationLoss`.
         reduction: over data sets where inputs have a batch dimension: "mean", "sum" or "none".
         weights: name or path of the weights.
+        gather: whether to estimate from the samples of all processes, see :class:`InformationLoss`.
 
     Raises:
         InputError: an argument is not one of its choices.
@@ -68,8 +69,11 @@ class InformationBottleneckLoss(InformationLoss):
         gradient: Gradient = "critic",
         reduction: Reduction = "mean",
         weights: str | Path = "base",
+        gather: bool = False,
     ) -> None:
-        super().__init__(None, gradient=gradient, reduction=reduction, weights=weights)
+        super().__init__(
+            None, gradient=gradient, reduction=reduction, weights=weights, gather=gather
+        )
         if not 0 <= beta < float("inf"):
             raise InputError(f"`beta` must be at least 0 and finite, received {beta!r}.")
         self.beta = beta
@@ -92,6 +96,7 @@ class InformationBottleneckLoss(InformationLoss):
             InputError: the samples cannot be used, or in training mode none of them carries a
                 gradient.
         """
+        x, z, y = self._of_all_ranks(x, z, y)
         terms = _terms(x, z, y, generator, self.gradient, self._model)
         return self._loss(self.beta * terms.compression - terms.relevance, terms, "x", "z", "y")
 
@@ -111,10 +116,11 @@ def _terms(
     seed = seed_of(generator)
     found = []
     for names, first, second in (("`x` and `z`", x, z), ("`z` and `y`", z, y)):
-        labels = second is y and isinstance(y, Tensor) and not y.is_floating_point()
-        estimate = label_mutual_information if labels else model.mutual_information
         try:
-            found.append(estimate(first, second, generator=seeded(seed), gradient=gradient))
+            value = mixed_mutual_information(
+                first, second, generator=seeded(seed), gradient=gradient, model=model
+            )
         except InputError as error:
             raise InputError(f"between {names}, called `x` and `y`: {error}") from error
+        found.append(value)
     return BottleneckTerms(*found)

@@ -8,6 +8,7 @@ from torch import Tensor
 from .chain import conditional_mutual_information, total_correlation
 from .independence import independence_test
 from .matrix import mutual_information_matrix
+from .mixed import mixed_mutual_information
 from .model import FlashMI, Gradient
 from .result import MIEstimate
 from .slicing import sliced_estimate, sliced_mutual_information
@@ -29,12 +30,17 @@ def mutual_information(
     x: Tensor,
     y: Tensor,
     *,
+    discrete_x: bool | None = None,
+    discrete_y: bool | None = None,
     generator: torch.Generator | None = None,
     gradient: Gradient = "critic",
 ) -> Tensor:
-    """Estimates I(x; y) in nats with the packaged `base` weights, differentiable in both arguments.
+    """Estimates I(x; y) in nats, differentiable in continuous arguments.
 
-    See :meth:`FlashMI.mutual_information` for shapes, errors and warnings.
+    Two continuous sides are estimated with the packaged `base` weights: see
+    :meth:`FlashMI.mutual_information` for shapes, errors and warnings. A side of an integer type
+    holds classes, which `discrete_x` and `discrete_y` override: one such side is estimated by
+    :func:`label_mutual_information`, two by :func:`class_information`.
 
     Example:
         >>> import torch
@@ -46,8 +52,9 @@ def mutual_information(
         >>> x.grad.shape
         torch.Size([500, 2])
     """
-    model = FlashMI.from_pretrained("base")
-    return model.mutual_information(x, y, generator=generator, gradient=gradient)
+    return mixed_mutual_information(
+        x, y, discrete_x=discrete_x, discrete_y=discrete_y, generator=generator, gradient=gradient
+    )
 
 
 def estimate(x: Tensor, y: Tensor, *, generator: torch.Generator | None = None) -> MIEstimate:

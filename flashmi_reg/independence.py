@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from .batches import estimate_many, model_or_base, seed_of, seeded
 from .errors import InputError
@@ -52,7 +53,8 @@ def independence_test(
 
     p = (1 + #{null ≥ value})/(1 + permutations) (Phipson & Smyth, 2010). The statistic is one
     function of the samples, shuffled pairs included, so that the level is exact at any n, however
-    biased the estimate. It needs independent samples: neighbours in time are none.
+    biased the estimate. It needs independent samples: neighbours in time are none. A progress bar
+    is shown on terminals.
 
     Args:
         x: samples, shape (n, dx), or (b, n, dx) for b tests.
@@ -87,7 +89,9 @@ def independence_test(
         moved = second[:, orders[start:stop]].movedim(1, 0).flatten(0, 1)
         return first.repeat(stop - start, 1, 1), moved
 
-    values, _ = estimate_many(model, pick, permutations + 1, size=b * n, seed=seed)
+    count = permutations + 1
+    with tqdm(total=count, desc="permutations", leave=False, disable=None) as bar:
+        values, _ = estimate_many(model, pick, count, size=b * n, seed=seed, bar=bar)
     value, null = values.reshape(-1, b).mT.split([1, permutations], -1)
     p_value = (1 + (null >= value - ROUNDING).sum(-1)).double() / (1 + permutations)
     value = value[:, 0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from .errors import InputError
 from .model import FlashMI, Gradient
+from .ranks import gather_ranks
 
 __all__ = ["Direction", "InformationLoss", "Reduction", "Terms", "choose"]
 
@@ -36,6 +38,10 @@ class InformationLoss(nn.Module):
         gradient: "critic" or "full", see :meth:`FlashMI.mutual_information`.
         reduction: over data sets where inputs have a batch dimension: "mean", "sum" or "none".
         weights: name or path of the weights.
+        gather: estimate from the samples of all processes of `torch.distributed`, which may hold
+            unlike numbers of them, see :func:`flashmi_reg.ranks.gather_ranks`: after DDP's
+            averaging, gradients are those of one process with all samples. Every process must call
+            the loss; a `generator`, if given, must be in the same state on all.
 
     Attributes:
         terms: the estimates of the last call in nats, detached, before sign and reduction, for
@@ -49,6 +55,7 @@ class InformationLoss(nn.Module):
         gradient: Gradient = "critic",
         reduction: Reduction = "mean",
         weights: str | Path = "base",
+        gather: bool = False,
     ) -> None:
         super().__init__()
         if direction is not None:
@@ -59,6 +66,7 @@ class InformationLoss(nn.Module):
         self.gradient: Gradient = gradient
         self.reduction = reduction
         self.weights = weights
+        self.gather = gather
         self.terms: tuple[Tensor, ...] | None = None
         self._model = FlashMI.from_pretrained(weights)
 
@@ -66,10 +74,15 @@ class InformationLoss(nn.Module):
         """The arguments, for `repr`."""
         settings = [*self._settings(), f"gradient={self.gradient!r}"]
         settings += [f"reduction={self.reduction!r}", f"weights={str(self.weights)!r}"]
+        settings += ["gather=True"] if self.gather else []
         return ", ".join(settings)
 
     def _settings(self) -> list[str]:
         return [] if self.direction is None else [repr(self.direction)]
+
+    def _of_all_ranks(self, *sides: Tensor) -> Sequence[Tensor]:
+        """The sides with the samples of all processes, where these are asked for."""
+        return gather_ranks(sides) if self.gather else sides
 
     def _loss(self, value: Tensor, terms: tuple[Tensor, ...], *sides: str) -> Tensor:
         """Signed and reduced value, whose terms are kept; raises where it cannot train anything.

@@ -16,6 +16,7 @@ from .chain import (
     total_correlation_terms,
 )
 from .information_loss import Direction, InformationLoss, Reduction, Terms
+from .mixed import mixed_mutual_information
 from .model import Gradient
 from .slicing import monte_carlo_error, sliced_values
 
@@ -38,8 +39,11 @@ class MutualInformationLoss(InformationLoss):
         direction: "minimize" returns +I(x; y), "maximize" returns −I(x; y).
         gradient: "critic" holds the emitted critic fixed, "full" differentiates through the
             hypernetwork, see :meth:`FlashMI.mutual_information`.
+        discrete_x: whether x holds classes; by default integers and booleans do, floats do not.
+        discrete_y: whether y does.
         reduction: over data sets where inputs have a batch dimension: "mean", "sum" or "none".
         weights: name or path of the weights.
+        gather: whether to estimate from the samples of all processes, see :class:`InformationLoss`.
 
     Raises:
         InputError: an argument is not one of its choices.
@@ -59,12 +63,29 @@ class MutualInformationLoss(InformationLoss):
 
     terms: Terms | None
 
+    def __init__(
+        self,
+        direction: Direction,
+        *,
+        discrete_x: bool | None = None,
+        discrete_y: bool | None = None,
+        gradient: Gradient = "critic",
+        reduction: Reduction = "mean",
+        weights: str | Path = "base",
+        gather: bool = False,
+    ) -> None:
+        super().__init__(
+            direction, gradient=gradient, reduction=reduction, weights=weights, gather=gather
+        )
+        self.discrete_x = discrete_x
+        self.discrete_y = discrete_y
+
     def forward(self, x: Tensor, y: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
         """The loss of paired samples.
 
         Args:
-            x: shape (n, dx) or (b, n, dx).
-            y: shape (n, dy) or (b, n, dy).
+            x: shape (n, dx) or (b, n, dx); or integer classes, (n,) or (b, n).
+            y: shape (n, dy) or (b, n, dy); or integer classes, (n,) or (b, n).
             generator: draws the shuffled pairs; by default one of a fixed seed.
 
         Returns:
@@ -74,8 +95,22 @@ class MutualInformationLoss(InformationLoss):
             InputError: the samples cannot be used, or in training mode neither of them carries
                 a gradient, so that the term would do nothing.
         """
-        value = self._model.mutual_information(x, y, generator=generator, gradient=self.gradient)
+        x, y = self._of_all_ranks(x, y)
+        value = mixed_mutual_information(
+            x,
+            y,
+            discrete_x=self.discrete_x,
+            discrete_y=self.discrete_y,
+            generator=generator,
+            gradient=self.gradient,
+            model=self._model,
+        )
         return self._loss(value, Terms(value), "x", "y")
+
+    def _settings(self) -> list[str]:
+        stated = {"discrete_x": self.discrete_x, "discrete_y": self.discrete_y}
+        stated = {name: value for name, value in stated.items() if value is not None}
+        return [*super()._settings(), *(f"{name}={value}" for name, value in stated.items())]
 
 
 class SlicedTerms(NamedTuple):
@@ -105,6 +140,7 @@ class SlicedMutualInformationLoss(InformationLoss):
         gradient: "critic" or "full", see :class:`MutualInformationLoss`.
         reduction: over data sets where inputs have a batch dimension: "mean", "sum" or "none".
         weights: name or path of the weights.
+        gather: whether to estimate from the samples of all processes, see :class:`InformationLoss`.
 
     Raises:
         InputError: an argument is not one of its choices.
@@ -132,8 +168,11 @@ class SlicedMutualInformationLoss(InformationLoss):
         gradient: Gradient = "critic",
         reduction: Reduction = "mean",
         weights: str | Path = "base",
+        gather: bool = False,
     ) -> None:
-        super().__init__(direction, gradient=gradient, reduction=reduction, weights=weights)
+        super().__init__(
+            direction, gradient=gradient, reduction=reduction, weights=weights, gather=gather
+        )
         self.k = k
         self.n_slices = n_slices
 
@@ -141,8 +180,9 @@ class SlicedMutualInformationLoss(InformationLoss):
         """The loss of paired samples.
 
         Args:
-            x: shape (n, dx) or (b, n, dx).
-            y: shape (n, dy) or (b, n, dy).
+            x: shape (n, dx) or (b, n, dx); or, beside a continuous y, integer classes, (n,) or
+                (b, n).
+            y: shape (n, dy) or (b, n, dy); or, beside a continuous x, integer classes.
             generator: draws the projections and the shuffled pairs; by default one of a fixed seed.
 
         Returns:
@@ -152,6 +192,7 @@ class SlicedMutualInformationLoss(InformationLoss):
             InputError: `k`, `n_slices` or the samples cannot be used, or in training mode neither
                 side carries a gradient.
         """
+        x, y = self._of_all_ranks(x, y)
         slices = sliced_values(
             x, y, self.k, self.n_slices, generator, self.gradient, self._model
         ).values
@@ -174,6 +215,7 @@ class ConditionalMutualInformationLoss(InformationLoss):
         gradient: "critic" or "full", see :class:`MutualInformationLoss`.
         reduction: over data sets where inputs have a batch dimension: "mean", "sum" or "none".
         weights: name or path of the weights.
+        gather: whether to estimate from the samples of all processes, see :class:`InformationLoss`.
 
     Raises:
         InputError: an argument is not one of its choices.
@@ -211,6 +253,7 @@ class ConditionalMutualInformationLoss(InformationLoss):
             InputError: the samples cannot be used, or in training mode none of them carries a
                 gradient.
         """
+        x, y, z = self._of_all_ranks(x, y, z)
         terms = conditional_terms(x, y, z, generator, self.gradient, self._model)
         return self._loss(terms.information, terms, "x", "y", "z")
 
@@ -226,6 +269,7 @@ class TotalCorrelationLoss(InformationLoss):
         gradient: "critic" or "full", see :class:`MutualInformationLoss`.
         reduction: over data sets where inputs have a batch dimension: "mean", "sum" or "none".
         weights: name or path of the weights.
+        gather: whether to estimate from the samples of all processes, see :class:`InformationLoss`.
 
     Raises:
         InputError: an argument is not one of its choices.
@@ -251,8 +295,11 @@ class TotalCorrelationLoss(InformationLoss):
         gradient: Gradient = "critic",
         reduction: Reduction = "mean",
         weights: str | Path = "base",
+        gather: bool = False,
     ) -> None:
-        super().__init__(direction, gradient=gradient, reduction=reduction, weights=weights)
+        super().__init__(
+            direction, gradient=gradient, reduction=reduction, weights=weights, gather=gather
+        )
         self.groups = groups
 
     def forward(
@@ -271,6 +318,10 @@ class TotalCorrelationLoss(InformationLoss):
             InputError: the samples or `groups` cannot be used, or in training mode `z` carries no
                 gradient.
         """
+        if isinstance(z, Tensor):
+            (z,) = self._of_all_ranks(z)
+        elif isinstance(z, (list, tuple)):
+            z = self._of_all_ranks(*z)
         terms = total_correlation_terms(z, self.groups, generator, self.gradient, self._model)
         return self._loss(terms.information, terms, "z")
 

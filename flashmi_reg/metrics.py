@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from .errors import InputError
-from .labels import MAX_WIDTH, label_mutual_information
+from .labels import MAX_WIDTH
+from .mixed import is_discrete, mixed_mutual_information
 from .model import FlashMI
 from .reservoir import CAPACITY
 from .reservoir_metric import ReservoirMetric
-from .slicing import orthonormal, sliced_mutual_information
+from .slicing import sliced_mutual_information
 
 __all__ = ["InformationPlane", "MutualInformation", "SlicedMutualInformation"]
 
@@ -30,8 +31,8 @@ class MutualInformation(ReservoirMetric):
     values is no substitute for `compute`: small batches carry more error, and more bias.
 
     `update(x, y)` takes floating-point tensors of shape (n, d) or (n,), or integer class labels of
-    shape (n,) on one side, in any precision. The metric is not differentiable; to train, use
-    :class:`MutualInformationLoss`.
+    shape (n,), on either side or both, in any precision. The metric is not differentiable; to
+    train, use :class:`MutualInformationLoss`.
 
     Args:
         capacity: the most rows kept, in 8 · capacity · (1 + dx + dy) bytes.
@@ -239,41 +240,20 @@ def _check_slices(k: int, n_slices: int, model: FlashMI) -> None:
 
 
 def _information(model: FlashMI, x: Tensor, y: Tensor) -> Tensor:
-    if _is_label(x) or _is_label(y):
-        return label_mutual_information(*_labelled(x, y)).float()
-    return model.mutual_information(x, y).float()
+    return mixed_mutual_information(x, y, model=model).float()
 
 
 def _sliced(x: Tensor, y: Tensor, k: int, n_slices: int) -> Tensor:
-    if not (_is_label(x) or _is_label(y)):
-        return sliced_mutual_information(x, y, k, n_slices).float()
-    x, labels = _labelled(x, y)
-    if x.shape[1] <= k:
-        return label_mutual_information(x, labels).float()
-    frames = orthonormal(x.shape[1], k, n_slices, torch.Generator().manual_seed(0)).to(x.device)
-    values = [label_mutual_information(x @ frame, labels) for frame in frames]
-    return torch.stack(values).mean().float()
-
-
-def _labelled(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """The continuous side and the labels."""
-    if _is_label(x) and _is_label(y):
-        raise InputError(
-            "`x` and `y` are both of an integer type, that is class labels: cast amounts and "
-            "counts with `.float()`; MI of two labels needs a table, and no network."
-        )
-    return (y, x) if _is_label(x) else (x, y)
+    if is_discrete(x) and is_discrete(y):
+        return mixed_mutual_information(x, y).float()
+    return sliced_mutual_information(x, y, k, n_slices).float()
 
 
 def _too_wide(model: FlashMI, x: Tensor, y: Tensor) -> bool:
     """Whether a continuous side is wider than what is estimated from whole."""
-    by_class = _is_label(x) or _is_label(y)
+    by_class = is_discrete(x) or is_discrete(y)
     width = MAX_WIDTH if by_class else model.header.trained_width[1]
-    return any(not _is_label(side) and side.shape[-1] > width for side in (x, y))
-
-
-def _is_label(side: Tensor) -> bool:
-    return not side.is_floating_point()
+    return any(not is_discrete(side) and side.shape[-1] > width for side in (x, y))
 
 
 def _nan(device: torch.device) -> Tensor:

@@ -15,6 +15,7 @@ from torch import Tensor
 from .batches import Many, any_width, estimate_many, model_or_base, seed_of, seeded
 from .errors import InputError
 from .inputs import check_pair
+from .mixed import LabelEstimator, as_classes, is_discrete
 from .model import DEFAULT_SEED, FlashMI, Gradient
 
 __all__ = [
@@ -88,7 +89,8 @@ def sliced_mutual_information(
 
     Args:
         x: samples, shape (n, dx), or (b, n, dx) for b data sets, which share the projections.
-        y: samples paired with them, shape (n, dy) or (b, n, dy).
+        y: samples paired with them, shape (n, dy) or (b, n, dy); either side may hold integer
+            classes instead, (n,) or (b, n), which are not projected.
         k: coordinates of a slice, or one number for x and one for y: `k=(5, 10)` leaves a y of ten
             coordinates whole.
         n_slices: number of pairs of projections; the cost is that of so many estimates.
@@ -147,7 +149,8 @@ def sliced_estimate(
     """
     slices, warnings = sliced_values(x, y, k, n_slices, generator, None, model_or_base(model))
     value, widths = slices.mean(-1), _pair_of(k)
-    if x.shape[-1] <= widths[0] and y.shape[-1] <= widths[1]:
+    dx, dy = (1 if is_discrete(side) else side.shape[-1] for side in (x, y))
+    if dx <= widths[0] and dy <= widths[1]:
         error = torch.zeros_like(value)
     else:
         error = monte_carlo_error(slices)
@@ -155,9 +158,9 @@ def sliced_estimate(
         value=value,
         standard_error=error,
         slices=slices,
-        n=x.shape[-2],
-        dx=x.shape[-1],
-        dy=y.shape[-1],
+        n=x.shape[-1] if is_discrete(x) else x.shape[-2],
+        dx=dx,
+        dy=dy,
         k=widths,
         warnings=tuple(f"in slices: {text}" for text in warnings),
     )
@@ -197,6 +200,8 @@ def sliced_values(
     widths = _checked_widths(k, model)
     if not isinstance(n_slices, int) or n_slices < 1:
         raise InputError(f"`n_slices` must be a positive integer, received {n_slices!r}.")
+    if isinstance(x, Tensor) and isinstance(y, Tensor) and (is_discrete(x) or is_discrete(y)):
+        return _values_of_labels(x, y, widths, n_slices, generator, gradient, model)
     check_pair(x, y, any_width(model))
     seed = seed_of(generator)
     generator = seeded(DEFAULT_SEED) if generator is None else generator
@@ -212,6 +217,45 @@ def sliced_values(
     dtype = torch.promote_types(torch.promote_types(x.dtype, y.dtype), torch.float32)
     values = many.values.to(dtype).reshape(n_slices, b).mT
     return many._replace(values=values if x.ndim == 3 else values[0])
+
+
+def _values_of_labels(
+    x: Tensor,
+    y: Tensor,
+    widths: tuple[int, int],
+    n_slices: int,
+    generator: torch.Generator | None,
+    gradient: Gradient | None,
+    model: FlashMI,
+) -> Many:
+    """As :func:`sliced_values`, where one side holds classes, which are not projected."""
+    if is_discrete(x) and is_discrete(y):
+        raise InputError(
+            "`x` and `y` are both of an integer type, that is classes, and nothing can be "
+            "projected: use `mutual_information`, or cast amounts and counts with `.float()`."
+        )
+    width, (samples, labels) = widths[0], (x, y)
+    if is_discrete(x):
+        width, (samples, labels) = widths[1], (y, x)
+    check_pair(samples, samples, any_width(model))
+    labels = as_classes(labels, samples.ndim - 1)
+    seed = seed_of(generator)
+    generator = seeded(DEFAULT_SEED) if generator is None else generator
+    side = _Side(samples, width, n_slices, generator)
+    n_slices = n_slices if side.projected else 1
+    classes = labels if labels.ndim == 2 else labels[None]
+
+    def pick(start: int, stop: int) -> tuple[Tensor, Tensor]:
+        return side.slices(start, stop), classes.repeat(stop - start, 1)
+
+    n = samples.shape[-2]
+    # Neighbours are compared pair by pair: memory grows with the square of n.
+    size = len(classes) * n * max(1, n // 512)
+    estimator = LabelEstimator()
+    many = estimate_many(estimator, pick, n_slices, size=size, seed=seed, gradient=gradient)
+    values = many.values.reshape(n_slices, -1).mT
+    values = values.to(torch.promote_types(samples.dtype, torch.float32))
+    return many._replace(values=values if samples.ndim == 3 else values[0])
 
 
 class _Side:

@@ -27,6 +27,7 @@ ESTIMATE_EXAMPLES = """\
 examples:
   flashmi estimate samples.csv --x age,height --y weight
   flashmi estimate samples.csv --x age,height --y country --labels
+  flashmi estimate samples.csv --x city --y country --labels --x-labels
   flashmi estimate samples.csv --x age --y weight --given height
   flashmi estimate samples.npy --x 0:3 --y 3,5
   flashmi estimate samples.npz --x images --y captions --json
@@ -43,6 +44,7 @@ MATRIX_EXAMPLES = """\
 examples:
   flashmi matrix samples.csv --plot heatmap.png
   flashmi matrix samples.parquet --columns age,height,weight --output matrix.csv
+  flashmi matrix samples.csv --labels country
   flashmi matrix samples.npz --json
 
 in .npz files each array is one variable
@@ -70,6 +72,7 @@ def add_commands(commands: Any) -> None:
     estimate.add_argument(
         "--labels", action="store_true", help="y is one column of classes, numbers or words"
     )
+    estimate.add_argument("--x-labels", action="store_true", help="x is one column of classes")
     estimate.add_argument("--given", metavar="COLUMNS", help="estimate I(x; y | these columns)")
     estimate.set_defaults(run=_estimate)
 
@@ -95,6 +98,7 @@ def add_commands(commands: Any) -> None:
     )
     _add_file(matrix)
     matrix.add_argument("--columns", metavar="COLUMNS", help="the columns (default all)")
+    matrix.add_argument("--labels", metavar="COLUMNS", help="those of them that hold classes")
     matrix.add_argument("--plot", type=Path, metavar="FILE", help="write a heatmap, e.g. a .png")
     matrix.add_argument("--output", type=Path, metavar="FILE", help="write the matrix as .csv")
     matrix.add_argument("--top", type=int, default=10, help="pairs shown (default 10)")
@@ -113,25 +117,30 @@ def _add_sides(parser: argparse.ArgumentParser) -> None:
 
 
 def _estimate(options: argparse.Namespace) -> int:
-    if options.given is not None and options.labels:
-        raise InputError("`--given` and `--labels` cannot be combined: leave one out.")
+    if options.given is not None and (options.labels or options.x_labels):
+        raise InputError("`--given` and labels cannot be combined: leave one out.")
     table = read_table(options.file)
-    x_names, y_names = table.sides(options.x, options.y)
-    x = torch.from_numpy(table.numbers(x_names, "--x"))
+    names = table.sides(options.x, options.y)
+    x, y = (
+        torch.from_numpy(table.labels(side, name) if labels else table.numbers(side, name))
+        for side, name, labels in zip(
+            names, ("--x", "--y"), (options.x_labels, options.labels), strict=True
+        )
+    )
+    dx, dy = (side.shape[1] if side.ndim == 2 else 1 for side in (x, y))
     found: dict[str, Any]
-    if options.labels:
-        labels = torch.from_numpy(table.labels(y_names, "--y"))
-        found, notes = _of_labels(x, labels)
-        dy = 1
+    if options.labels and options.x_labels:
+        found, notes = _of_classes(x, y)
+    elif options.labels:
+        found, notes = _of_labels(x, y)
+    elif options.x_labels:
+        found, notes = _of_labels(y, x)
+    elif options.given is not None:
+        z = torch.from_numpy(table.numbers(table.names(options.given, "--given"), "--given"))
+        found, notes = _of_conditional(x, y, z)
     else:
-        y = torch.from_numpy(table.numbers(y_names, "--y"))
-        dy = y.shape[1]
-        if options.given is not None:
-            z = torch.from_numpy(table.numbers(table.names(options.given, "--given"), "--given"))
-            found, notes = _of_conditional(x, y, z)
-        else:
-            found, notes = _of_pair(x, y)
-    found |= {"n": len(x), "dx": x.shape[1], "dy": dy}
+        found, notes = _of_pair(x, y)
+    found |= {"n": len(x), "dx": dx, "dy": dy}
     if options.json:
         print(json.dumps({**found, "warnings": notes}))
         return 0
@@ -169,6 +178,15 @@ def _of_labels(x: Tensor, labels: Tensor) -> tuple[dict[str, Any], Sequence[str]
     return {"measure": "mi", "nats": nats, "classes": len(labels.unique())}, notes
 
 
+def _of_classes(x: Tensor, y: Tensor) -> tuple[dict[str, Any], Sequence[str]]:
+    from .contingency import class_information
+
+    with _collected() as notes:
+        table = class_information(x, y)
+    found = {"measure": "mi", "nats": float(table.value), "p_value": float(table.p_value)}
+    return {**found, "classes": [len(side.unique()) for side in (x, y)]}, notes
+
+
 def _of_conditional(x: Tensor, y: Tensor, z: Tensor) -> tuple[dict[str, Any], Sequence[str]]:
     from .chain import conditional_mutual_information
 
@@ -183,6 +201,8 @@ def _sentence(found: dict[str, Any]) -> str:
     if "interval" in found:
         line += " in [{:.4f}, {:.4f}]".format(*found["interval"])
     facts = [f"{key} = {found[key]}" for key in ("n", "dx", "dy", "dz", "classes") if key in found]
+    if "p_value" in found:
+        facts.append(f"p = {found['p_value']:.3g} if independent")
     if "slices" in found:
         facts.append(f"{found['slices']} slices of {found['k']}, ± {found['standard_error']:.4f}")
     return f"{line}  ({', '.join(facts)})"
@@ -222,7 +242,18 @@ def _matrix(options: argparse.Namespace) -> int:
     names = list(table.columns)
     if options.columns is not None:
         names = table.names(options.columns, "--columns")
-    columns = [torch.from_numpy(table.numbers([name], "--columns")) for name in names]
+    labels = [] if options.labels is None else table.names(options.labels, "--labels")
+    absent = [name for name in labels if name not in names]
+    if absent:
+        raise InputError(f"`--labels` asks for {absent[0]!r}, which is none of `--columns`.")
+    columns = [
+        torch.from_numpy(
+            table.labels([name], "--labels")
+            if name in labels
+            else table.numbers([name], "--columns")
+        )
+        for name in names
+    ]
     with _collected() as notes:
         matrix = mutual_information_matrix(columns)
     if figure is not None:

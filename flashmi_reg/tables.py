@@ -74,10 +74,11 @@ class Table:
             try:
                 parts.append(values.astype(np.float64))
             except (TypeError, ValueError) as error:
+                remedy = "--x-labels" if option == "--x" else "--labels"
                 raise InputError(
                     f"`{option}` column {name!r} holds something that is not a number "
                     f"({_first_word(values)}): give numeric columns, fill or drop missing values, "
-                    "or, if these are the classes of y, add --labels."
+                    f"or, if these are classes, add {remedy}."
                 ) from error
             if len(parts[-1]) != len(parts[0]):
                 raise InputError(

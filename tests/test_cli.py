@@ -239,6 +239,58 @@ def test_conditions(
     assert "cannot be combined" in err
 
 
+def test_two_columns_of_classes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "a.csv"
+    rows = [f"{('a', 'b')[i % 2]},{('u', 'v', 'w')[i % 3]},{i % 2}" for i in range(300)]
+    path.write_text("\n".join(["city,country,code", *rows]))
+    both = ("--labels", "--x-labels")
+    code, out, err = run(
+        capsys, "estimate", str(path), "--x", "city", "--y", "code", *both, "--json"
+    )
+    assert code == 0, err
+    found = json.loads(out)
+    assert found["nats"] == pytest.approx(np.log(2), abs=0.01)
+    assert found["p_value"] < 1e-9
+    assert (found["dx"], found["dy"], found["classes"]) == (1, 1, [2, 2])
+    code, out, err = run(capsys, "estimate", str(path), "--x", "city", "--y", "country", *both)
+    assert code == 0, err
+    assert "p = 1 if independent" in out
+    code, _, err = run(capsys, "estimate", str(path), "--x", "city", "--y", "code")
+    assert code == 2
+    assert "add --x-labels" in err
+
+
+def test_either_side_may_hold_the_classes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    size = np.random.default_rng(0).standard_normal(100)
+    rows = [f"{value},{'large' if value > 0 else 'small'}" for value in size]
+    (tmp_path / "a.csv").write_text("\n".join(["size,word", *rows]))
+    values = []
+    for x, y, option in (("size", "word", "--labels"), ("word", "size", "--x-labels")):
+        code, out, err = run(
+            capsys, "estimate", str(tmp_path / "a.csv"), "--x", x, "--y", y, option, "--json"
+        )
+        assert code == 0, err
+        values.append(json.loads(out)["nats"])
+    assert values[0] == values[1] > 0.5
+
+
+def test_matrix_of_columns_of_classes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "a.csv"
+    size = np.random.default_rng(0).standard_normal(100)
+    rows = [f"{v},{'+' if v > 0 else '-'},{i % 2}" for i, v in enumerate(size)]
+    path.write_text("\n".join(["size,sign,code", *rows]))
+    code, out, err = run(capsys, "matrix", str(path), "--labels", "sign,code", "--json")
+    assert code == 0, err
+    nats = json.loads(out)["nats"]
+    assert nats[0][1] > 0.5
+    assert abs(nats[1][2]) < 0.1
+    code, _, err = run(capsys, "matrix", str(path), "--columns", "size", "--labels", "sign")
+    assert code == 2
+    assert "none of `--columns`" in err
+
+
 def test_independence_is_tested(
     samples: np.ndarray, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
