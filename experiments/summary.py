@@ -13,6 +13,7 @@ __all__ = ["main"]
 
 START, END = "<!-- RESULTS: start -->", "<!-- RESULTS: end -->"
 DOCUMENTS = ("README.md", "pretrained/MODEL_CARD.md")
+UNTRAINED = "bmi_untrained.json"
 COLUMNS = {
     "mae": "MAE",
     "bias": "bias",
@@ -42,9 +43,10 @@ def main() -> None:
 
 
 def _benchmark() -> str:
-    content, untrained = _read("bmi.json"), _read("bmi_untrained.json")
+    content = _read("bmi.json")
     summary = [*content["summary"]]
-    summary += [r | {"method": "untrained"} for r in untrained["summary"] if r["method"] == "ours"]
+    for name, others in (("small", _read("bmi_small.json")), ("untrained", _read(UNTRAINED))):
+        summary += [r | {"method": name} for r in others["summary"] if r["method"] == "ours"]
     rows = [
         [r["method"], f"{r['n']:,}", f"{r['group']} ({r['tasks']})"]
         + [number(r[key], sign=key in ("bias", "null", "fresh")) for key in COLUMNS]
@@ -55,7 +57,8 @@ def _benchmark() -> str:
         "**BMI benchmark** (Czyż et al., 2023), nats: `python -m experiments.bmi --n"
         f" {' '.join(map(str, settings['n']))} --seeds {len(settings['seeds'])} --subset"
         f" {settings['subset']} --baselines {' '.join(content['baselines'])}`, {_origin(content)}."
-        " Untrained is our network with random weights (`flashmi pretrain --steps 0 --seed 1`),"
+        " Ours is `base`, small the network of that name (`--weights small --baselines --out"
+        " results/bmi_small.json`), untrained `base` with random weights (`flashmi pretrain --steps 0 --seed 1`),"
         " control the bias-corrected Gaussian copula. No task has zero information, so that"
         " overfitting alone lowers the MAE; *null* is the mean estimate with the pairing broken,"
         " where the truth is zero, and *fresh* the mean error of the critic's bound at pairs it has"
@@ -133,29 +136,38 @@ def _gradients() -> str:
 
 
 def _speed() -> str:
-    content = _read("speed.json")
-    estimate, training = content["estimate"], content["training"]
+    base, small = _read("speed.json"), _read("speed_small.json")
+    methods = dict(base["estimate"]["methods"])
+    methods = {"base": methods.pop("ours"), "small": small["estimate"]["methods"]["ours"]} | methods
     rows = [
-        [name, number(r["seconds"] * 1e3, 1), f"{r['times_ours']:.2g}×", number(r["value"])]
-        for name, r in estimate["methods"].items()
+        [name, number(r["seconds"] * 1e3, 1)]
+        + [f"{r['seconds'] / methods[ours]['seconds']:.2g}×" for ours in ("base", "small")]
+        + [number(r["value"])]
+        for name, r in methods.items()
     ]
+    encoders = {
+        name: step["seconds"] * 1e3 for name, step in base["training"]["encoders"].items()
+    }
     losses = [
         [
+            weights,
             f"{r['width']} + {r['width']}" + (f", {r['slices']} slices" if r["slices"] else ""),
             r["gradient"],
             number(r["seconds"] * 1e3, 1),
-            f"{r['share']:.0%}",
+            *(f"{r['seconds'] * 1e3 / step:.0%}" for step in encoders.values()),
         ]
-        for r in training["loss"]
+        for weights, content in (("base", base), ("small", small))
+        for r in content["training"]["loss"]
     ]
+    steps = [f"{name}, {step:,.0f} ms" for name, step in encoders.items()]
     return (
-        f"**Speed**: `python -m experiments.speed`, {_origin(content)}. One estimate of 5 + 5"
-        f" coordinates at n = 1,000, truth {number(estimate['truth'])}:\n\n"
-        f"{_markdown(['method', 'ms', 'of ours', 'value'], rows)}\n\n"
-        f"The loss, forward and backward, at n = {training['n']}, as a share of the"
-        f" {training['encoder']['seconds'] * 1e3:.0f} ms of an encoder's training step"
-        f" ({training['encoder']['what']}):\n\n"
-        f"{_markdown(['widths', 'gradient', 'ms', 'share'], losses)}"
+        f"**Speed**: `python -m experiments.speed`, {_origin(base)}, and the same with `--weights"
+        f" small --out results/speed_small.json`. One estimate of 5 + 5 coordinates at n = 1,000,"
+        f" truth {number(base['estimate']['truth'])}:\n\n"
+        f"{_markdown(['method', 'ms', 'of base', 'of small', 'value'], rows)}\n\n"
+        f"The loss, forward and backward, at n = {base['training']['n']}, and as a share of the"
+        " training step of an encoder on images of 3 × 32 × 32:\n\n"
+        f"{_markdown(['weights', 'widths', 'gradient', 'ms', *steps], losses)}"
     )
 
 

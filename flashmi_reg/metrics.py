@@ -36,7 +36,8 @@ class MutualInformation(ReservoirMetric):
 
     Args:
         capacity: the most rows kept, in 8 · capacity · (1 + dx + dy) bytes.
-        kwargs: those of :class:`torchmetrics.Metric`.
+        kwargs: `weights`, the name or path of the weights, by default "base", and those of
+            :class:`torchmetrics.Metric`.
 
     Raises:
         InputError: in `update`, samples cannot be used or differ in width from earlier ones; in
@@ -81,7 +82,8 @@ class SlicedMutualInformation(ReservoirMetric):
         k: coordinates kept by each projection.
         n_slices: number of pairs of projections.
         capacity: the most rows kept, in 8 · capacity · (1 + dx + dy) bytes.
-        kwargs: those of :class:`torchmetrics.Metric`.
+        kwargs: `weights`, the name or path of the weights, by default "base", and those of
+            :class:`torchmetrics.Metric`.
 
     Example:
         >>> import torch
@@ -127,7 +129,8 @@ class InformationPlane(ReservoirMetric):
         k: coordinates kept by each projection where MI is sliced.
         n_slices: number of pairs of projections where MI is sliced.
         capacity: the most rows kept, in 8 · capacity · (1 + all columns) bytes.
-        kwargs: those of :class:`torchmetrics.Metric`.
+        kwargs: `weights`, the name or path of the weights, by default "base", and those of
+            :class:`torchmetrics.Metric`.
 
     Raises:
         InputError: no layers are named, or one of them is missing in `update`; otherwise as

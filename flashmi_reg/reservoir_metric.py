@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,6 +28,7 @@ class ReservoirMetric(Metric):
     Args:
         sides: number of tensors that `update` brings.
         capacity: the most rows kept.
+        weights: name or path of the weights.
         kwargs: those of :class:`torchmetrics.Metric`.
     """
 
@@ -39,11 +41,13 @@ class ReservoirMetric(Metric):
     layout: Tensor
     seen: Tensor
 
-    def __init__(self, sides: int, capacity: int, **kwargs: Any) -> None:
+    def __init__(
+        self, sides: int, capacity: int, *, weights: str | Path = "base", **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         check_capacity(capacity)
         self.capacity = capacity
-        self._model = FlashMI.from_pretrained("base")
+        self._model = FlashMI.from_pretrained(weights)
         self._draws = 0  # no state: a reset must not repeat keys, and `forward` resets each batch
         self._one_batch = False
         empty = torch.empty(0, 0, dtype=torch.float64)
