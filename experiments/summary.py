@@ -58,8 +58,8 @@ def _benchmark() -> str:
         f" {' '.join(map(str, settings['n']))} --seeds {len(settings['seeds'])} --subset"
         f" {settings['subset']} --baselines {' '.join(content['baselines'])}`, {_origin(content)}."
         " Ours is `base`, small the network of that name (`--weights small --baselines --out"
-        " results/bmi_small.json`), untrained `base` with random weights (`flashmi pretrain --steps 0 --seed 1`),"
-        " control the bias-corrected Gaussian copula. No task has zero information, so that"
+        " results/bmi_small.json`), untrained `base` with random weights (`flashmi pretrain --steps"
+        " 0 --seed 1`), control the bias-corrected Gaussian copula. No task has zero information, so that"
         " overfitting alone lowers the MAE; *null* is the mean estimate with the pairing broken,"
         " where the truth is zero, and *fresh* the mean error of the critic's bound at pairs it has"
         " not seen. MINE's size and preprocessing (normal scores) were chosen on tasks of this"
@@ -145,9 +145,7 @@ def _speed() -> str:
         + [number(r["value"])]
         for name, r in methods.items()
     ]
-    encoders = {
-        name: step["seconds"] * 1e3 for name, step in base["training"]["encoders"].items()
-    }
+    encoders = {name: step["seconds"] * 1e3 for name, step in base["training"]["encoders"].items()}
     losses = [
         [
             weights,

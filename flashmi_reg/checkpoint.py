@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from .calibration import Calibration
 from .errors import CheckpointError
 from .hypernet import Architecture
 
@@ -25,6 +26,7 @@ __all__ = [
     "load_weights",
     "save_weights",
     "to_bytes",
+    "weights_path",
 ]
 
 FORMAT = 1
@@ -46,6 +48,7 @@ class Header:
         steps: training steps taken.
         seed: seed of the training data.
         training: further settings of the training run, for the record.
+        calibration: numbers for intervals; None before they were found.
     """
 
     architecture: Architecture
@@ -56,6 +59,7 @@ class Header:
     steps: int
     seed: int
     training: dict[str, Any]
+    calibration: Calibration | None = None
 
 
 def available() -> list[str]:
@@ -74,10 +78,20 @@ def save_weights(path: str | Path, state: dict[str, Tensor], header: Header) -> 
 
 
 def to_bytes(state: dict[str, Tensor], header: Header) -> bytes:
-    """Weights and header as the content of a safetensors file."""
+    """Weights and header as the content of a safetensors file.
+
+    The calibration stands apart with a checksum of its own, which covers that of the weights: they
+    keep the one by which results name them.
+    """
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-    text = json.dumps(asdict(header) | {"format": FORMAT}, sort_keys=True)
-    return save(state, {"flashmi": text, "sha256": _checksum(text, state)})
+    content = asdict(header) | {"format": FORMAT}
+    del content["calibration"]
+    text = json.dumps(content, sort_keys=True)
+    metadata = {"flashmi": text, "sha256": _checksum(text, state)}
+    if header.calibration is not None:
+        told = header.calibration.to_json()
+        metadata |= {"calibration": told, "calibration_sha256": _seal(metadata["sha256"], told)}
+    return save(state, metadata)
 
 
 def load_weights(name_or_path: str | Path) -> tuple[dict[str, Tensor], Header]:
@@ -89,7 +103,7 @@ def load_weights(name_or_path: str | Path) -> tuple[dict[str, Tensor], Header]:
     Raises:
         CheckpointError: the file is missing, truncated, altered, foreign or of another version.
     """
-    path = _find(name_or_path)
+    path = weights_path(name_or_path)
     try:
         return from_bytes(path.read_bytes(), str(path))
     except OSError as error:
@@ -115,10 +129,15 @@ def from_bytes(content: bytes, origin: str = "the content") -> tuple[dict[str, T
         raise CheckpointError(
             f"`{origin}` does not match its checksum: it was altered or damaged; copy it anew."
         )
-    return state, _parse(text, origin)
+    return state, replace(_parse(text, origin), calibration=_calibration(metadata, origin))
 
 
-def _find(name_or_path: str | Path) -> Path:
+def weights_path(name_or_path: str | Path) -> Path:
+    """The file of packaged weights of a name, or the one at a path.
+
+    Raises:
+        CheckpointError: there is none.
+    """
     if isinstance(name_or_path, str) and name_or_path in available():
         return Path(str(_folder() / f"{name_or_path}.safetensors"))
     path = Path(name_or_path)
@@ -143,12 +162,33 @@ def _checksum(text: str, state: dict[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
+def _seal(checksum: str, told: str) -> str:
+    return hashlib.sha256(f"{checksum}{told}".encode()).hexdigest()
+
+
+def _calibration(metadata: dict[str, str], origin: str) -> Calibration | None:
+    if metadata.keys() == {"flashmi", "sha256"}:
+        return None
+    if metadata.keys() != {"flashmi", "sha256", "calibration", "calibration_sha256"}:
+        raise CheckpointError(f"`{origin}` has malformed metadata: {sorted(metadata)}.")
+    told = metadata["calibration"]
+    if metadata["calibration_sha256"] != _seal(metadata["sha256"], told):
+        raise CheckpointError(
+            f"`{origin}` has a calibration that does not match its checksum, or that of other "
+            "weights: calibrate anew, or copy the file anew."
+        )
+    try:
+        return Calibration.from_json(told)
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"`{origin}` has a malformed calibration: {error}.") from error
+
+
 def _parse(text: str, origin: str) -> Header:
     try:
         content = json.loads(text)
         if content.pop("format") != FORMAT:
             raise CheckpointError(f"`{origin}` is of another format version than {FORMAT}.")
-        if content.keys() != {field.name for field in fields(Header)}:
+        if content.keys() != {field.name for field in fields(Header)} - {"calibration"}:
             raise ValueError(f"fields {sorted(content)}")
         architecture = content["architecture"]
         if not all(isinstance(size, int) and size > 0 for size in architecture.values()):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -17,11 +18,21 @@ from .estimator import Critic, Estimation, estimate_scores
 from .hypernet import HyperNetwork
 from .inputs import check_pair, support_warnings
 from .result import MIEstimate
+from .support import serially_dependent
+from .uncertainty import ATYPICAL, observe, uncertainty
 
 __all__ = ["FlashMI", "Gradient"]
 
 Gradient = Literal["critic", "full"]
 DEFAULT_SEED = 0
+STRANGE = (
+    "the samples lie unlike those of nearly all training data, e.g. in copies, on a curve or a "
+    "lattice, or with more local structure than the critic recognises"
+)
+SERIAL = (
+    "neighbouring rows resemble each other on both sides: if the rows are in order of time, they "
+    "count as fewer than n, and independent series look dependent"
+)
 
 
 class FlashMI:
@@ -117,15 +128,38 @@ class FlashMI:
     def estimate(
         self, x: Tensor, y: Tensor, *, generator: torch.Generator | None = None
     ) -> MIEstimate:
-        """Estimates I(x; y) without gradients and tells what may be wrong with the value.
+        """Estimates I(x; y) without gradients and tells how far to trust the value.
 
         Args, shapes and errors are those of :meth:`mutual_information`; warnings are part of the
-        result and are not raised.
+        result and are not raised. Interval, null level and support come from the calibration of
+        the weights, and are None where there is none.
         """
         estimation = self._estimate(x, y, generator, "critic")
-        value = estimation.value if x.ndim == 3 else estimation.value[0]
         doubts = self._doubts(x, y, estimation)
-        return MIEstimate(value, x.shape[-2], x.shape[-1], y.shape[-1], tuple(doubts))
+        value = estimation.value if x.ndim == 3 else estimation.value[0]
+        found = MIEstimate(value, x.shape[-2], x.shape[-1], y.shape[-1], tuple(doubts))
+        if self.header.calibration is None:
+            return found
+        told = uncertainty(
+            observe(estimation.value, estimation.optimism, estimation.data),
+            self.header.calibration,
+        )
+        first, second = (side if side.ndim == 3 else side[None] for side in (x, y))
+        if (told.support < ATYPICAL).any():
+            doubts.append(STRANGE)
+        if serially_dependent(first, second).any():
+            doubts.append(SERIAL)
+        lower, upper, support = (
+            part.to(value.dtype).reshape(value.shape)
+            for part in (told.lower, told.upper, told.support)
+        )
+        return replace(
+            found,
+            warnings=tuple(doubts),
+            interval=(lower, upper),
+            null_level=float(told.null_level[0]),
+            support=support,
+        )
 
     def critic(self, x: Tensor, y: Tensor, *, generator: torch.Generator | None = None) -> Critic:
         """Reads samples and returns their critic: pointwise MI at any pairs.
@@ -143,6 +177,12 @@ class FlashMI:
             raise InputError(f"`dtype` must be torch.float32 or torch.float64, received {dtype}.")
         state = {name: weight.to(dtype) for name, weight in self._network.state_dict().items()}
         return FlashMI._from_state(state, self.header)
+
+    def without_calibration(self) -> FlashMI:
+        """The same network without intervals: for many estimates of which only values count."""
+        bare = FlashMI(self._network, replace(self.header, calibration=None))
+        bare._copies, bare._name = self._copies, self._name
+        return bare
 
     def __repr__(self) -> str:
         return (

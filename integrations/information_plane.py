@@ -6,7 +6,6 @@ the Information Bottleneck Principle" (Tishby & Zaslavsky, 2015, https://arxiv.o
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -15,9 +14,9 @@ import torch
 from torch import Tensor
 
 from flashmi_reg import FlashMI
-from flashmi_reg.errors import InputError, SupportWarning
-from flashmi_reg.labels import label_mutual_information
-from flashmi_reg.slicing import orthonormal, sliced_estimate
+from flashmi_reg.errors import InputError
+from flashmi_reg.mixed import LabelEstimator, is_discrete
+from flashmi_reg.slicing import sliced_estimate
 
 __all__ = [
     "N_SLICES",
@@ -86,8 +85,14 @@ class Measurement(NamedTuple):
     doubts: tuple[str, ...] = ()
 
 
-@torch.no_grad()
-def measure(x: Tensor, y: Tensor, *, n_slices: int = N_SLICES, seed: int = 0) -> Measurement:
+def measure(
+    x: Tensor,
+    y: Tensor,
+    *,
+    n_slices: int = N_SLICES,
+    seed: int = 0,
+    model: FlashMI | None = None,
+) -> Measurement:
     """Estimates I(x; y) in nats by the path that fits the widths and kinds.
 
     - "native": both sides of at most ten coordinates; mutual information itself.
@@ -102,6 +107,8 @@ def measure(x: Tensor, y: Tensor, *, n_slices: int = N_SLICES, seed: int = 0) ->
         y: floating point, shape (n, dy), or classes, integer, shape (n,).
         n_slices: number of projections.
         seed: of projections and shuffled pairs.
+        model: the estimator, by default that of the packaged `base` weights. Values of classes do
+            not come from a network; of it they take the width from which sides are projected.
 
     Raises:
         InputError: the samples cannot be used; the message says why.
@@ -116,30 +123,19 @@ def measure(x: Tensor, y: Tensor, *, n_slices: int = N_SLICES, seed: int = 0) ->
         >>> measure(x[:, :2], x[:, :3]).path
         'native'
     """
-    model = FlashMI.from_pretrained("base")
+    model = FlashMI.from_pretrained("base") if model is None else model
     generator = torch.Generator().manual_seed(seed)
+    classes = is_discrete(y)
     widest = model.header.trained_width[1]
-    if not y.is_floating_point():
-        return _measure_labels(x, y, widest, n_slices, generator)
-    if max(x.shape[-1], y.shape[-1]) <= widest:
+    if x.shape[-1] > widest or (not classes and y.shape[-1] > widest):
+        sliced = sliced_estimate(x, y, SLICE, n_slices, generator=generator, model=model)
+        path = f"labels_sliced{SLICE}" if classes else f"sliced{SLICE}"
+        return Measurement(float(sliced.value), path, sliced.warnings)
+    if classes:
+        found = LabelEstimator().estimate(x[None], y[None], generator=generator)
+    else:
         found = model.estimate(x, y, generator=generator)
-        return Measurement(float(found.value), "native", found.warnings)
-    sliced = sliced_estimate(x, y, SLICE, n_slices, generator=generator)
-    return Measurement(float(sliced.value), f"sliced{SLICE}", sliced.warnings)
-
-
-def _measure_labels(
-    x: Tensor, labels: Tensor, widest: int, n_slices: int, generator: torch.Generator
-) -> Measurement:
-    path, parts = "labels", [x]
-    if x.shape[-1] > widest:
-        path = f"labels_sliced{SLICE}"
-        parts = [x @ frame.to(x) for frame in orthonormal(x.shape[-1], SLICE, n_slices, generator)]
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        value = sum(float(label_mutual_information(part, labels)) for part in parts) / len(parts)
-    doubts = dict.fromkeys(str(w.message) for w in caught if w.category is SupportWarning)
-    return Measurement(value, path, tuple(doubts))
+    return Measurement(float(found.value), "labels" if classes else "native", found.warnings)
 
 
 def label_entropy(labels: Tensor) -> float:

@@ -74,11 +74,13 @@ class InformationPlaneCallback(_Callback):
         figure: where to draw I(x; z) against I(z; y) at the end; True for `{prefix}.png` in the
             directory of the logger, False for nowhere.
         seed: of the choice of rows, projections and shuffled pairs.
+        weights: name or path of the network's weights; values of classes come from none.
 
     Raises:
         InputError: an argument is out of range; and when training starts, a layer cannot be found,
             two instances share a prefix, or `every_n_steps` never meets the trainer's
             `log_every_n_steps`.
+        CheckpointError: there are no such weights.
         MissingExtraError: matplotlib is needed and not installed.
 
     Example:
@@ -102,6 +104,7 @@ class InformationPlaneCallback(_Callback):
         prefix: str = "information_plane",
         figure: bool | str | Path = True,
         seed: int = 0,
+        weights: str | Path = "base",
     ) -> None:
         super().__init__()
         self.layers = layers if callable(layers) else as_patterns(layers)
@@ -113,7 +116,9 @@ class InformationPlaneCallback(_Callback):
         self.inputs = inputs or _first_two
         self.every_n_epochs, self.every_n_steps = every_n_epochs, every_n_steps
         self.prefix, self.figure = prefix, figure
-        self._recorder = Recorder(n_samples=n_samples, n_slices=n_slices, seed=seed)
+        self._recorder = Recorder(
+            n_samples=n_samples, n_slices=n_slices, seed=seed, weights=weights
+        )
         self._outputs = LayerOutputs(pool)
         self._modules: dict[str, nn.Module] = {}
         self._rows: Tensor | None = None

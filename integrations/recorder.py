@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -49,17 +50,25 @@ class Recorder:
         n_samples: rows behind each point.
         n_slices: projections of wide sides.
         seed: of the choice of rows, projections and shuffled pairs.
+        weights: name or path of the network's weights.
 
     Raises:
         InputError: an argument is out of range.
+        CheckpointError: there are no such weights.
     """
 
     def __init__(
-        self, *, n_samples: int = N_SAMPLES, n_slices: int = N_SLICES, seed: int = 0
+        self,
+        *,
+        n_samples: int = N_SAMPLES,
+        n_slices: int = N_SLICES,
+        seed: int = 0,
+        weights: str | Path = "base",
     ) -> None:
         if n_slices < 1:
             raise InputError(f"`n_slices` must be at least 1, received {n_slices}.")
-        least, most = FlashMI.from_pretrained("base").header.trained_n
+        self.model = FlashMI.from_pretrained(weights)
+        least, most = self.model.header.trained_n
         if not least <= n_samples <= most:
             raise InputError(
                 f"`n_samples` must lie between {least} and {most}, for which the network was "
@@ -161,7 +170,9 @@ class Recorder:
     ) -> tuple[str, float]:
         """Path and value; an observer must not end a training run, so that failing means NaN."""
         try:
-            value, path, doubts = measure(x, y, n_slices=self.n_slices, seed=self.seed)
+            value, path, doubts = measure(
+                x, y, n_slices=self.n_slices, seed=self.seed, model=self.model
+            )
         except InputError as error:
             self._say(f"{what} could not be estimated: {error}")
             return "none", math.nan
@@ -232,7 +243,7 @@ class Recorder:
         generator = torch.Generator().manual_seed(self.seed)
         x, y = torch.randn(2, self.n_samples, SLICE, generator=generator)
         start = time.perf_counter()
-        measure(x, y)
+        measure(x, y, model=self.model)
         self._cost["probe"] = (time.perf_counter() - start) * 2 * layers * self.n_slices
 
     def warn_if_empty(self, prefix: str) -> None:

@@ -60,9 +60,11 @@ class InformationPlaneCallback(TrainerCallback):
         figure: where to draw I(x; z) against I(z; y) at the end; True for `{prefix}.png` in the
             trainer's output directory, False for nowhere.
         seed: of the choice of rows, projections and shuffled pairs.
+        weights: name or path of the network's weights; values of classes come from none.
 
     Raises:
         InputError: an argument is out of range; or, when training starts, a layer is not found.
+        CheckpointError: there are no such weights.
         MissingExtraError: matplotlib is needed and not installed.
 
     Example:
@@ -85,6 +87,7 @@ class InformationPlaneCallback(TrainerCallback):
         prefix: str = "information_plane",
         figure: bool | str | Path = True,
         seed: int = 0,
+        weights: str | Path = "base",
     ) -> None:
         if not callable(getattr(trainer, "log", None)):
             raise InputError(
@@ -100,7 +103,9 @@ class InformationPlaneCallback(TrainerCallback):
         self.inputs, self.pool = inputs, pool or mean_over_tokens
         self._model: Any = None
         self._trainer = trainer
-        self._recorder = Recorder(n_samples=n_samples, n_slices=n_slices, seed=seed)
+        self._recorder = Recorder(
+            n_samples=n_samples, n_slices=n_slices, seed=seed, weights=weights
+        )
         self._outputs = LayerOutputs()
         self._modules: dict[str, nn.Module] = {}
         self._handles: list[RemovableHandle] = []

@@ -16,11 +16,13 @@ pytest.importorskip("lightning")
 pytest.importorskip("sklearn")
 
 from experiments.ib_dynamics import __main__ as program
-from experiments.ib_dynamics import newsgroups
+from experiments.ib_dynamics import newsgroups, summary
 from experiments.ib_dynamics.features import Features, tfidf
 from experiments.ib_dynamics.newsgroups import NAMES, Corpus, load_newsgroups, read_tab
+from experiments.ib_dynamics.schedule import Task, Workshop, complete
 from experiments.ib_dynamics.summary import cost, curve, summarise
 from experiments.ib_dynamics.training import Perceptron, Recipe, Run, train
+from flashmi_reg import FlashMI
 
 GROUPS = ("alt.atheism", "rec.autos", "sci.space")
 TOPICS = (("god", "belief", "bible"), ("engine", "wheel", "brake"), ("orbit", "moon", "launch"))
@@ -197,39 +199,107 @@ def test_program_writes_its_results(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "new" / "ib.json"
+    weights = tmp_path / "own.safetensors"
+    FlashMI.from_pretrained("base").save_pretrained(weights)
     command = f"--source {folder} --words 20 29 --repeats 1 --epochs 6 --every 3 --documents 120"
     command += f" --n-samples 64 --n-slices 1 --no-cost --learning-rate 3e-3 --out {out}"
+    command += f" --weights {weights}"
     program.main(command.split())
     content = json.loads(out.read_text())
     assert out.with_suffix(".png").stat().st_size > 20_000
     assert content["data"]["train"] == 120
     assert content["settings"]["words"] == [20, 29]
+    assert content["settings"]["weights"] == content["weights"]["name"] == "own.safetensors"
+    assert len(content["weights"]["sha256"]) == 64
+    assert str(tmp_path) not in out.read_text()
     assert len(content["runs"]) == 2
-    (summary,) = content["summary"]
-    assert [row["words"] for row in summary["ends"]] == [20, 29]
-    assert summary["points_correlated"] == 4
-    assert summary["label_entropy"] == pytest.approx(np.log(3), abs=0.05)
+    (found,) = content["summary"]
+    assert [row["words"] for row in found["ends"]] == [20, 29]
+    assert found["points_correlated"] == 4
+    assert found["label_entropy"] == pytest.approx(np.log(3), abs=0.05)
     # The topics are among the rarer words.
-    assert summary["ends"][1]["accuracy"] > summary["ends"][0]["accuracy"] + 0.2
-    assert summary["order_agrees"]
+    assert found["ends"][1]["accuracy"] > found["ends"][0]["accuracy"] + 0.2
+    assert found["order_agrees"]
     printed = capsys.readouterr().out
     assert "29 words" in printed
     assert "Spearman" in printed
+
+
+def test_runs_are_kept_once_their_repeat_is_whole() -> None:
+    runs = [made_run(words, repeat, [0.1], [0.1]) for words, repeat in ((20, 1), (20, 0), (10, 0))]
+    assert [(run.words, run.repeat) for run in complete(runs, [20, 10])] == [(10, 0), (20, 0)]
+    assert complete(runs[:2], [20, 10]) == []
+
+
+def test_program_watches_once_at_the_default_cadence(
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    row = {"words": 20, "quantity": "I_zy", "path": "labels_sliced5", "seconds": 1.0, "n": 64}
+    row |= {"mine_full_seconds": 2.0, "mine_sliced_seconds": 3.0}
+    monkeypatch.setattr(program, "cost", lambda model, features, recipe, seed: [row])
+    out = tmp_path / "ib.json"
+    command = f"--source {folder} --words 20 --repeats 1 --epochs 1 --every 1 --n-samples 64"
+    program.main(f"{command} --n-slices 1 --out {out}".split())
+    content = json.loads(out.read_text())
+    assert content["default_cadence"]["points"] == 0  # far too short to pay for one
+    assert content["default_cadence"]["epochs"] == 2
+    assert [run["words"] for run in content["runs"]] == [20]
+    assert content["cost"] == [row]
+    assert (
+        "at the default cadence and 8 projections, 20 words: 0 points in 2"
+        in capsys.readouterr().out
+    )
+
+
+@pytest.mark.slow
+def test_processes_find_the_same_as_one(folder: Path) -> None:
+    corpus = load_newsgroups(folder)
+    recipe = Recipe(epochs=2, every=2, n_samples=64, n_slices=1)
+    tasks = [Task(recipe, 20, repeat) for repeat in (0, 1)]
+    ticks: list[None] = []
+    by_seed = []
+    for jobs in (1, 2):
+        workshop = Workshop(corpus, jobs)
+        found = list(workshop.train(tasks, lambda: ticks.append(None)))
+        by_seed.append(sorted((run.repeat, run.epochs, run.points) for _, run, _ in found))
+        task, run, state = found[0]
+        model = workshop.model(task, state)
+        right = (
+            model(workshop.features(20).val_x).argmax(1) == workshop.features(20).val_y
+        ).float()
+        assert float(right.mean()) == pytest.approx(run.epochs[-1]["val_accuracy"], abs=1e-5)
+    assert by_seed[0] == by_seed[1]
+    assert len(ticks) == 8
 
 
 def test_cost_stands_beside_that_of_mine(monkeypatch: pytest.MonkeyPatch) -> None:
     generator = torch.Generator().manual_seed(0)
     x, y = torch.randn(128, 6, generator=generator), torch.arange(128) % 3
     asked: list[tuple[int, int]] = []
+    now = [0.0]
+    monkeypatch.setattr(summary.time, "process_time", lambda: now[0])
+    measured = summary.measure
+
+    def ours(*args: Any, **options: Any) -> Any:
+        now[0] += 1
+        return measured(*args, **options)
+
+    monkeypatch.setattr(summary, "measure", ours)
 
     def mine(x: torch.Tensor, y: torch.Tensor, seed: int) -> SimpleNamespace:
         asked.append((x.shape[1], y.shape[1]))
-        return SimpleNamespace(seconds=2.0, value=0.1)
+        assert torch.is_grad_enabled()
+        now[0] += 2
+        return SimpleNamespace(value=0.1)
 
     monkeypatch.setattr("experiments.ib_dynamics.summary.MINE", lambda: mine)
     recipe = Recipe(n_samples=100, n_slices=2)
     found = cost(Perceptron(6, 3, 1e-3, 0), Features(x, y, x, y, 3), recipe, 0)
     assert [row["path"] for row in found] == ["sliced5", "labels_sliced5"]
     assert {row["mine_sliced_seconds"] for row in found} == {4.0}
-    assert all(row["n"] == 100 and row["seconds"] > 0 for row in found)
+    assert {row["mine_full_seconds"] for row in found} == {2.0}
+    assert all(row["n"] == 100 and row["seconds"] == 1 for row in found)
     assert asked == [(6, 512), *[(5, 5)] * 3, (512, 3), *[(5, 3)] * 3]

@@ -14,6 +14,7 @@ import sys
 import textwrap
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,9 @@ pytest.importorskip("lightning")
 
 from lightning.pytorch import LightningModule, Trainer
 
-from flashmi_reg.errors import InputError, MissingExtraError, SupportWarning
+from flashmi_reg import FlashMI
+from flashmi_reg.checkpoint import load_weights, save_weights
+from flashmi_reg.errors import CheckpointError, InputError, MissingExtraError, SupportWarning
 from flashmi_reg.integrations import lightning as lightning_module
 from flashmi_reg.integrations import recorder as recorder_module
 from flashmi_reg.integrations.information_plane import (
@@ -72,6 +75,33 @@ def test_each_path_finds_a_known_answer(generator: torch.Generator) -> None:
     found = measure(wide + 8 * labels[:, None], labels, n_slices=2)
     assert found.path == "labels_sliced5"
     assert found.value == pytest.approx(math.log(2), abs=0.08)
+
+
+@pytest.fixture
+def other_weights(tmp_path: Path) -> Path:
+    """A network that is wrong in a way of its own."""
+    state, header = load_weights("base")
+    state = {name: 1.5 * tensor for name, tensor in state.items()}
+    path = tmp_path / "other.safetensors"
+    save_weights(path, state, replace(header, steps=123))
+    return path
+
+
+def test_weights_reach_the_estimates_of_continuous_sides_alone(
+    other_weights: Path, generator: torch.Generator
+) -> None:
+    wide = torch.randn(200, 12, generator=generator)
+    other = FlashMI.from_pretrained(other_weights)
+    for x, y in ((wide[:, :3], wide[:, 2:4].sin()), (wide, wide + wide.roll(1, 1))):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            ours, theirs = (measure(x, y, n_slices=1, model=m) for m in (None, other))
+        assert ours.path == theirs.path
+        assert ours.value != pytest.approx(theirs.value, abs=1e-4)
+    labels = torch.arange(200) % 3
+    for x in (wide[:, :3], wide):
+        ours, theirs = (measure(x, labels, n_slices=1, model=m) for m in (None, other))
+        assert ours == theirs
 
 
 def test_estimates_repeat_themselves_and_leave_the_global_generator_alone() -> None:
@@ -378,6 +408,26 @@ def test_copies_are_whole(quick: list, tmp_path: Path) -> None:
     for other in (pickle.loads(pickle.dumps(fresh)), copy.deepcopy(fresh)):
         assert other.points == watcher.points
         assert other.state_key == watcher.state_key
+
+
+def test_weights_are_those_named(
+    other_weights: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked = []
+
+    def stand_in(x: Tensor, y: Tensor, *, model: FlashMI, **_: Any) -> Measurement:
+        asked.append(model.header.steps)
+        return Measurement(0.0, "quick")
+
+    monkeypatch.setattr(recorder_module, "measure", stand_in)
+    watcher = plane(weights=other_weights)
+    copies = [pickle.loads(pickle.dumps(watcher)), copy.deepcopy(watcher)]
+    make_trainer(tmp_path, watcher, max_epochs=1).fit(make_module(), loader())
+    for other in copies:
+        make_trainer(tmp_path, other, max_epochs=1).fit(make_module(), loader())
+    assert asked == [123] * 6
+    with pytest.raises(CheckpointError, match="'none of ours' is neither a packaged name"):
+        plane(weights="none of ours")
 
 
 def test_cadence_in_steps_reaches_the_logger(quick: list, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +17,9 @@ pytest.importorskip("accelerate")
 
 from transformers import BertConfig, BertForSequenceClassification, Trainer, TrainingArguments
 
-from flashmi_reg.errors import InputError
+from flashmi_reg import FlashMI
+from flashmi_reg.checkpoint import load_weights, save_weights
+from flashmi_reg.errors import CheckpointError, InputError
 from flashmi_reg.integrations import recorder as recorder_module
 from flashmi_reg.integrations.information_plane import Measurement
 from flashmi_reg.integrations.transformers import InformationPlaneCallback, mean_over_tokens
@@ -253,6 +256,25 @@ def test_run_too_short_to_pay_for_a_point_says_so(quick: list, tmp_path: Path) -
         trainer.train()
     assert watcher.points == ()
     assert not quick
+
+
+def test_weights_are_those_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    path = tmp_path / "copy.safetensors"
+    state, header = load_weights("base")
+    save_weights(path, state, replace(header, steps=123))
+    asked = []
+
+    def stand_in(x: Tensor, y: Tensor, *, model: FlashMI, **_: Any) -> Measurement:
+        asked.append(model.header.steps)
+        return Measurement(0.0, "quick")
+
+    monkeypatch.setattr(recorder_module, "measure", stand_in)
+    trainer = make_trainer(tmp_path, num_train_epochs=1, eval_strategy="no")
+    watch(trainer, LAYERS[0], weights=path)
+    trainer.train()
+    assert asked == [123, 123]
+    with pytest.raises(CheckpointError, match="neither a packaged name"):
+        watch(trainer, weights="none of ours")
 
 
 def test_what_cannot_work_is_said(tmp_path: Path) -> None:

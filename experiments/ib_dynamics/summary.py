@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -14,12 +14,14 @@ from numpy.typing import NDArray
 from experiments.baselines import MINE
 from experiments.ib_dynamics.features import Features
 from experiments.ib_dynamics.training import Perceptron, Recipe, Run
+from flashmi_reg import FlashMI
 from flashmi_reg.integrations.information_plane import measure
 
 __all__ = ["cost", "curve", "summarise"]
 
 Array = NDArray[np.float64]
 TIMED_SLICES = 3
+T = TypeVar("T")
 
 
 def curve(run: Run, name: str, layer: str, split: str = "val") -> tuple[Array, Array]:
@@ -104,27 +106,27 @@ def _correlations(a: Array, b: Array) -> dict[str, float]:
 
 @torch.no_grad()
 def cost(model: Perceptron, features: Features, recipe: Recipe, seed: int) -> list[dict[str, Any]]:
-    """Seconds of one value of the last hidden layer beside those of MINE on the same rows.
+    """Processor seconds of one value of the last hidden layer, and of MINE's on the same rows.
 
-    MINE is timed once at full width, and on a few random projections to five coordinates, whose
-    mean times the number of projections is what the sliced value would cost with it.
+    They are those of this process, so that another one's work does not count. MINE is timed once at
+    full width, and on a few random projections to five coordinates, whose mean times the number of
+    projections is what the sliced value would cost with it.
     """
     n = min(recipe.n_samples, len(features.val_x))
     rows = torch.randperm(len(features.val_x), generator=torch.Generator().manual_seed(seed))[:n]
     x, y = features.val_x[rows], features.val_y[rows]
     z = model.hidden3(model.hidden2(model.hidden1(x)))
     classes = torch.nn.functional.one_hot(y, features.classes).float()
-    mine, found = MINE(), []
+    found, mine = [], torch.enable_grad()(MINE())
+    network = FlashMI.from_pretrained(recipe.weights)
+    options = {"n_slices": recipe.n_slices, "seed": seed, "model": network}
     for quantity, left, right, wide in (("I_xz", x, z, z), ("I_zy", z, y, classes)):
-        start = time.perf_counter()
-        ours = measure(left, right, n_slices=recipe.n_slices, seed=seed)
-        seconds = time.perf_counter() - start
-        with torch.enable_grad():
-            full = mine(left, wide, seed)
-            parts = [
-                mine(_project(left, i), wide if quantity == "I_zy" else _project(wide, i), seed)
-                for i in range(TIMED_SLICES)
-            ]
+        ours, seconds = _timed(measure, left, right, **options)
+        full, full_seconds = _timed(mine, left, wide, seed)
+        sliced_seconds = 0.0
+        for i in range(TIMED_SLICES):
+            part = wide if quantity == "I_zy" else _project(wide, i)
+            sliced_seconds += _timed(mine, _project(left, i), part, seed)[1] / TIMED_SLICES
         found.append(
             {
                 "quantity": quantity,
@@ -133,14 +135,18 @@ def cost(model: Perceptron, features: Features, recipe: Recipe, seed: int) -> li
                 "path": ours.path,
                 "seconds": seconds,
                 "value": ours.value,
-                "mine_full_seconds": full.seconds,
+                "mine_full_seconds": full_seconds,
                 "mine_full_value": full.value,
-                "mine_sliced_seconds": sum(p.seconds for p in parts)
-                / TIMED_SLICES
-                * recipe.n_slices,
+                "mine_sliced_seconds": sliced_seconds * recipe.n_slices,
             }
         )
     return found
+
+
+def _timed(function: Callable[..., T], *args: Any, **options: Any) -> tuple[T, float]:
+    start = time.process_time()
+    value = function(*args, **options)
+    return value, time.process_time() - start
 
 
 def _project(side: torch.Tensor, seed: int) -> torch.Tensor:

@@ -42,15 +42,17 @@ class Recipe:
         n_samples: rows behind each estimate.
         n_slices: projections behind each estimate.
         layers: names of the layers that are watched, see :class:`Perceptron`.
+        weights: name or path of the weights behind I(x; z).
     """
 
-    epochs: int = 20
+    epochs: int = 10
     every: int | None = 2
     batch: int = 128
     learning_rate: float = 1e-4
     n_samples: int = 1000
     n_slices: int = 25
     layers: tuple[str, ...] = ("hidden3",)
+    weights: str = "base"
 
 
 @dataclass(frozen=True)
@@ -151,6 +153,7 @@ def train(
         prefix=PREFIX,
         figure=False,
         seed=repeat,
+        weights=recipe.weights,
     )
     curves = _Curves(advance)
     start = time.perf_counter()
