@@ -60,10 +60,10 @@ def _benchmark() -> str:
         " Ours is `base`, small the network of that name (`--weights small --baselines --out"
         " results/bmi_small.json`), untrained `base` with random weights (`flashmi pretrain --steps"
         " 0 --seed 1`), control the bias-corrected Gaussian copula. No task has zero information,"
-        " so that overfitting alone lowers the MAE; *null* is the mean estimate with the pairing broken,"
-        " where the truth is zero, and *fresh* the mean error of the critic's bound at pairs it has"
-        " not seen. MINE's size and preprocessing (normal scores) were chosen on tasks of this"
-        " benchmark."
+        " so that overfitting alone lowers the MAE; *null* is the mean estimate with the pairing"
+        " broken, where the truth is zero, and *fresh* the mean error of the critic's bound at"
+        " pairs it has not seen. MINE's size and preprocessing (normal scores) were chosen on tasks"
+        " of this benchmark."
         f"\n\n{_markdown(['method', 'n', 'tasks', *COLUMNS.values()], rows)}"
     )
 
