@@ -191,7 +191,8 @@ def _parse(text: str, origin: str) -> Header:
         if content.keys() != {field.name for field in fields(Header)} - {"calibration"}:
             raise ValueError(f"fields {sorted(content)}")
         architecture = content["architecture"]
-        if not all(isinstance(size, int) and size > 0 for size in architecture.values()):
+        least = {name: int(name != "rounds") for name in architecture}
+        if not all(isinstance(s, int) and s >= least[name] for name, s in architecture.items()):
             raise ValueError(f"architecture {architecture}")
         content["architecture"] = Architecture(**architecture)
         for pair in ("trained_n", "trained_width"):

@@ -26,8 +26,8 @@ __all__ = ["FlashMI", "Gradient"]
 Gradient = Literal["critic", "full"]
 DEFAULT_SEED = 0
 STRANGE = (
-    "the samples lie unlike those of nearly all training data, e.g. in copies, on a curve or a "
-    "lattice, or with more local structure than the critic recognises"
+    "the samples lie unlike those of nearly all training data, e.g. in copies, on a curve or in "
+    "tight clusters"
 )
 SERIAL = (
     "neighbouring rows resemble each other on both sides: if the rows are in order of time, they "
