@@ -50,8 +50,9 @@ class Estimator(Protocol):
 
 
 def model_or_base(model: FlashMI | None) -> FlashMI:
-    """The model, or the packaged `base` one."""
-    return FlashMI.from_pretrained("base") if model is None else model
+    """The model, or the packaged `base` one, for values alone: intervals cost time."""
+    model = FlashMI.from_pretrained("base") if model is None else model
+    return model.without_calibration()
 
 
 def any_width(model: FlashMI) -> Header:

@@ -50,6 +50,7 @@ def sealed(text: str, state: dict[str, Tensor]) -> bytes:
 
 def edited(header: Header, **changes: Any) -> str:
     content = asdict(header) | {"format": FORMAT} | changes
+    del content["calibration"]  # has a place of its own in the file
     return json.dumps({k: v for k, v in content.items() if v != "REMOVED"}, sort_keys=True)
 
 
