@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from flashmi_reg import FlashMI
-from flashmi_reg.checkpoint import PREPROCESSING, Header
+from flashmi_reg.checkpoint import PREPROCESSING, Header, available
 from flashmi_reg.hypernet import Architecture, HyperNetwork
 
 # Tests run in several processes, which would otherwise stall each other with threads of their own.
@@ -20,8 +20,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--weights",
-        default="base",
-        help="name or path of the weights whose accuracy is tested (default: base)",
+        help="name or path of the weights whose accuracy is tested (default: all packaged ones)",
     )
 
 
@@ -61,7 +60,14 @@ def tiny_path(tiny: FlashMI, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "trained" in metafunc.fixturenames:
+        chosen = metafunc.config.getoption("--weights")
+        names = available() if chosen is None else [chosen]
+        metafunc.parametrize("trained", names, indirect=True, scope="session")
+
+
 @pytest.fixture(scope="session")
 def trained(request: pytest.FixtureRequest) -> FlashMI:
-    """The packaged weights, or those given by `--weights`."""
-    return FlashMI.from_pretrained(request.config.getoption("--weights"))
+    """The packaged weights, one after the other, or those given by `--weights`."""
+    return FlashMI.from_pretrained(request.param)

@@ -1,4 +1,4 @@
-"""How near the packaged weights come to known answers; `--weights PATH` tests others."""
+"""How near the packaged weights come to known answers; `--weights PATH` tests others alone."""
 
 from __future__ import annotations
 
