@@ -20,7 +20,6 @@ COLUMNS = {
     "spread": "seed s.d.",
     "null": "null",
     "fresh": "fresh",
-    "seconds": "seconds",
 }
 
 
@@ -170,22 +169,24 @@ def _speed() -> str:
 
 
 def _pretraining() -> str:
-    lines = (RESULTS / "pretraining.jsonl").read_text().splitlines()
-    log = [json.loads(line) for line in lines]
-    first, last = log[0], log[-1]
     figures = {
         "error of the estimate": lambda r: r["mean_error"],
         "on independent sides": lambda r: r["error"]["independence"],
         "divergence at the pairs read": lambda r: _mean(r["nce"]),
         "divergence at fresh pairs": lambda r: _mean(r["fresh"]),
     }
-    head = ["", "before", f"after {last['step']:,} steps"]
-    rows = [[name, *(number(pick(r)) for r in (first, last))] for name, pick in figures.items()]
+    head = [""]
+    rows = [[name] for name in figures]
+    for weights, file in (("base", "pretraining.jsonl"), ("small", "pretraining_small.jsonl")):
+        log = [json.loads(line) for line in (RESULTS / file).read_text().splitlines()]
+        first, last = log[0], log[-1]
+        head += [f"{weights}, before", f"after {last['step']:,} steps, {last['seconds']:,} s"]
+        for row, pick in zip(rows, figures.values(), strict=True):
+            row += [number(pick(r)) for r in (first, last)]
     return (
-        "**Pretraining** (`results/pretraining.jsonl`, `results/pretraining.png`): mean over the"
-        f" families of the fixed validation set, nats, in {last['seconds']:,} s of training, the"
-        " averaged weights, by the estimate as it was then (see the model card):"
-        f"\n\n{_markdown(head, rows)}"
+        "**Pretraining** (`results/pretraining.jsonl`, `results/pretraining_small.jsonl`, and .png):"
+        " mean over the families of the fixed validation set, nats, the averaged weights, by the"
+        f" estimate as it was then (see the model card):\n\n{_markdown(head, rows)}"
     )
 
 
