@@ -184,8 +184,8 @@ def _pretraining() -> str:
         for row, pick in zip(rows, figures.values(), strict=True):
             row += [number(pick(r)) for r in (first, last)]
     return (
-        "**Pretraining** (`results/pretraining.jsonl`, `results/pretraining_small.jsonl`, and .png):"
-        " mean over the families of the fixed validation set, nats, the averaged weights, by the"
+        "**Pretraining** (`results/pretraining.jsonl`, `results/pretraining_small.jsonl`, pictures"
+        " beside them): mean over the families of the fixed validation set, nats, the averaged weights, by the"
         f" estimate as it was then (see the model card):\n\n{_markdown(head, rows)}"
     )
 
