@@ -185,8 +185,8 @@ def _pretraining() -> str:
             row += [number(pick(r)) for r in (first, last)]
     return (
         "**Pretraining** (`results/pretraining.jsonl`, `results/pretraining_small.jsonl`, pictures"
-        " beside them): mean over the families of the fixed validation set, nats, the averaged weights, by the"
-        f" estimate as it was then (see the model card):\n\n{_markdown(head, rows)}"
+        " beside them): mean over the families of the fixed validation set, nats, the averaged"
+        f" weights, by the estimate as it was then (see the model card):\n\n{_markdown(head, rows)}"
     )
 
 

@@ -13,6 +13,7 @@ mpl.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from experiments.ib_dynamics.summary import curve
 from experiments.ib_dynamics.training import Run
@@ -37,6 +38,7 @@ def draw(path: Path, runs: Sequence[Run], summary: dict[str, Any], source: str) 
         paths = {p["path"] for run in runs for p in run.points if p["quantity"] == name}
         panel.set_ylabel(NAMES[name] + (f" ({', '.join(sorted(paths))})" if paths else ""))
         panel.set_xlabel("epoch")
+        panel.xaxis.set_major_locator(MaxNLocator(integer=True))
     if summary["label_entropy"] is not None:
         axes[0, 1].axhline(summary["label_entropy"], color="0.4", linestyle="--", linewidth=1)
         place = (0.99, summary["label_entropy"])
