@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from flashmi_reg import FlashMI
+from flashmi_reg.readout import Solution, solve_readout
 
 pytestmark = pytest.mark.filterwarnings("ignore::flashmi_reg.errors.SupportWarning")
 
@@ -184,3 +185,25 @@ def test_gradient_along_a_known_deformation_is_known(
     trained.mutual_information(x, y, gradient=gradient).sum().backward()
     slope = (x.grad * y).sum((1, 2)).mean()
     assert slope.item() == pytest.approx(rho, rel=0.15)
+
+
+@pytest.mark.parametrize(("noise", "allowed"), [(1.5, 1e-3), (0.3, 0.05)], ids=["0.5", "2 nats"])
+@pytest.mark.parametrize("n", [256, 1000])
+def test_readout_is_solved_by_the_steps_taken(
+    trained: FlashMI, n: int, noise: float, allowed: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Gradients pass by the implicit function theorem, hence have to start from the optimum."""
+    generator = torch.Generator().manual_seed(n)
+    x = torch.randn(n, 2, generator=generator)
+    y = x.square() + noise * torch.randn(n, 2, generator=generator)
+    off: list[Tensor] = []
+
+    def spy(features: Tensor, offset: Tensor, n: int, steps: int, start: Tensor) -> Solution:
+        taken = solve_readout(features, offset, n, steps, start)
+        exact = solve_readout(features.double(), offset.double(), n, 30, start.double())
+        off.append((taken.values - exact.values)[:, :n].abs().mean())
+        return taken
+
+    monkeypatch.setattr("flashmi_reg.hypernet.solve_readout", spy)
+    trained.mutual_information(x, y)
+    assert off[0] < allowed
