@@ -29,8 +29,8 @@ __all__ = [
     "solve_readout",
 ]
 
-# Newton steps: started from the auditions, what is left is below the noise of float32 up to an MI of
-# about one nat, and changes the estimate by a few thousandths at two.
+# Newton steps: started from the auditions, what is left is below the noise of float32 up to about
+# one nat, and changes the estimate by a few thousandths at two.
 ITERATIONS = 3
 # Logs of the factors on the features among which leave-one-out chooses; the first is silence.
 LEVELS = (-8.0, -5.0, -4.0, -3.0, -2.0, -1.0, 0.0)
