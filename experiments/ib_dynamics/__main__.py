@@ -32,7 +32,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     usual = Recipe()
     parser = argparse.ArgumentParser(prog="python -m experiments.ib_dynamics", description=__doc__)
     parser.add_argument("--words", type=int, nargs="+", default=[1000, 2000, 10000])
-    parser.add_argument("--repeats", type=int, default=5, help="seeds of weights and batches")
+    parser.add_argument("--repeats", type=int, default=3, help="seeds of weights and batches")
     parser.add_argument("--seed", type=int, default=0, help="the first of them")
     parser.add_argument("--epochs", type=int, default=usual.epochs)
     parser.add_argument(

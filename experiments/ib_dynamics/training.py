@@ -45,7 +45,7 @@ class Recipe:
         weights: name or path of the weights behind I(x; z).
     """
 
-    epochs: int = 10
+    epochs: int = 6
     every: int | None = 2
     batch: int = 128
     learning_rate: float = 1e-4
