@@ -107,7 +107,7 @@ def _demo(options: argparse.Namespace) -> int:
 
 def _info(options: argparse.Namespace) -> int:
     import platform
-    from dataclasses import asdict
+    from dataclasses import asdict, replace
 
     import torch
 
@@ -117,8 +117,13 @@ def _info(options: argparse.Namespace) -> int:
     python = platform.python_version()
     print(f"flashmi_reg {__version__}, torch {torch.__version__}, Python {python}")
     print(f"weights {options.weights}")
-    for key, value in asdict(model.header).items():
+    told = asdict(replace(model.header, calibration=None))
+    del told["calibration"]
+    for key, value in told.items():
         print(f"  {key}: {value if isinstance(value, str) else json.dumps(value)}")
+    calibration = model.header.calibration
+    sets = "none" if calibration is None else f"on {calibration.sets:,} data sets"
+    print(f"  calibration of intervals: {sets}")
     return 0
 
 
