@@ -31,6 +31,7 @@ def main() -> None:
         _labels(),
         _gradients(),
         _speed(),
+        _all_pairs(),
         _pretraining(),
     )
     text = "\n\n".join(parts)
@@ -165,6 +166,22 @@ def _speed() -> str:
         f"The loss, forward and backward, at n = {base['training']['n']}, and as a share of the"
         " training step of an encoder on images of 3 × 32 × 32:\n\n"
         f"{_markdown(['weights', 'widths', 'gradient', 'ms', *steps], losses)}"
+    )
+
+
+def _all_pairs() -> str:
+    content = _read("all_pairs.json")
+    settings = content["settings"]
+    rows = [
+        [r["method"], f"{r['timed_pairs']:,}", number(r["wall_seconds"], 1)]
+        + [number(r["mean_absolute_error"])]
+        for r in content["methods"]
+    ]
+    head = ["method", "pairs timed", "s, all pairs", "mean absolute error"]
+    return (
+        f"**All {content['pairs']:,} pairs** of {settings['columns']} columns, n ="
+        f" {settings['n']:,}: `python -m experiments.all_pairs --weights small`,"
+        f" {_origin(content)}.\n\n{_markdown(head, rows)}"
     )
 
 
