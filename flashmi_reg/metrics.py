@@ -112,7 +112,7 @@ class SlicedMutualInformation(ReservoirMetric):
         if self._is_short():
             return _nan(self.device)
         x, y = self._sides()
-        return _sliced(x, y, self.k, self.n_slices)
+        return _sliced(self._model, x, y, self.k, self.n_slices)
 
 
 class InformationPlane(ReservoirMetric):
@@ -195,7 +195,7 @@ class InformationPlane(ReservoirMetric):
                 if short:
                     value = _nan(self.device)
                 elif wide:
-                    value = _sliced(*both, self.k, self.n_slices)
+                    value = _sliced(self._model, *both, self.k, self.n_slices)
                 else:
                     value = _information(self._model, *both)
                 found[f"{name}/{'sliced_' if wide else ''}mi_{pair}"] = value
@@ -246,10 +246,10 @@ def _information(model: FlashMI, x: Tensor, y: Tensor) -> Tensor:
     return mixed_mutual_information(x, y, model=model).float()
 
 
-def _sliced(x: Tensor, y: Tensor, k: int, n_slices: int) -> Tensor:
+def _sliced(model: FlashMI, x: Tensor, y: Tensor, k: int, n_slices: int) -> Tensor:
     if is_discrete(x) and is_discrete(y):
-        return mixed_mutual_information(x, y).float()
-    return sliced_mutual_information(x, y, k, n_slices).float()
+        return _information(model, x, y)
+    return sliced_mutual_information(x, y, k, n_slices, model=model).float()
 
 
 def _too_wide(model: FlashMI, x: Tensor, y: Tensor) -> bool:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 
+import flashmi_reg
 from flashmi_reg import FlashMI, mutual_information
 from flashmi_reg.errors import InputError, SupportWarning
 from flashmi_reg.metrics import InformationPlane, MutualInformation, SlicedMutualInformation
@@ -401,3 +402,16 @@ def test_uneven_ranks_equal_one_process(tmp_path: Path) -> None:
         kept = {tuple(row.tolist()) for row in found["some rows"][:, 1:]}
         assert len(kept) == 100
         assert kept <= given
+
+
+@pytest.mark.parametrize("kind", ["MutualInformation", "SlicedMutualInformation"])
+def test_weights_are_those_asked_for(kind: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(300, 7, generator=generator)
+    y = x + torch.randn(300, 7, generator=generator)
+    found = {}
+    for weights in ("base", "small"):
+        metric = getattr(flashmi_reg, kind)(weights=weights)
+        metric.update(x, y)
+        found[weights] = metric.compute()
+    assert found["base"] != found["small"]
