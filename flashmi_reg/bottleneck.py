@@ -34,8 +34,8 @@ class InformationBottleneckLoss(InformationLoss):
 
     After "The information bottleneck method" (Tishby, Pereira & Bialek, 1999). If z is a
     deterministic function of continuous x, I(x; z) is infinite, and its estimate says only how
-    finely n samples tell z apart: add noise to z. Where x or z are wider than the network was
-    trained for, add two :class:`SlicedMutualInformationLoss` instead.
+    finely n samples tell z apart: add noise to z. Where x or z have more than 64 columns,
+    add two :class:`SlicedMutualInformationLoss` instead.
 
     Args:
         beta: weight of the compression, at least 0.

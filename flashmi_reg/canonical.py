@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-__all__ = ["Canonical", "canonicalise", "singular_vectors"]
+__all__ = ["Canonical", "canonicalise", "singular_vectors", "whiten"]
 
 # Directions whose variance is below this share of the mean variance count as collapsed.
 RIDGE = 1e-6
@@ -63,8 +63,8 @@ def canonicalise(x: Tensor, y: Tensor, width: int) -> Canonical:
     """
     b, _, dx = x.shape
     dy = y.shape[-1]
-    x_white, x_maps = _whiten(x.double())
-    y_white, y_maps = _whiten(y.double())
+    x_white, x_maps = whiten(x.double())
+    y_white, y_maps = whiten(y.double())
     cross = x_white.mT @ y_white / x.shape[1]
     x_turn, rho, y_turn = singular_vectors(cross)
     x_turn = _turn_unpaired(x_white, x_turn, y_white, dy)
@@ -93,7 +93,7 @@ def canonicalise(x: Tensor, y: Tensor, width: int) -> Canonical:
     )
 
 
-def _whiten(z: Tensor) -> tuple[Tensor, Tensor]:
+def whiten(z: Tensor) -> tuple[Tensor, Tensor]:
     """Whitened samples, and the affine map (b, d + 1, d) that whitens, offset in the last row."""
     b, n, d = z.shape
     mean = z.mean(-2, keepdim=True)

@@ -16,6 +16,7 @@ from .hypernet import CriticParameters, HyperNetwork, Pairs
 __all__ = [
     "Critic",
     "Estimation",
+    "arranged",
     "coordinates",
     "derange",
     "estimate_scores",
@@ -62,6 +63,11 @@ class Estimation(NamedTuple):
     parameters: CriticParameters
     optimism: Tensor
 
+    @property
+    def rho(self) -> Tensor:
+        """Canonical correlations of the samples, shape (b, width)."""
+        return self.data.rho
+
 
 def estimate_scores(
     network: HyperNetwork, x: Tensor, y: Tensor, generator: torch.Generator, *, frozen: bool
@@ -76,7 +82,7 @@ def estimate_scores(
         frozen: whether gradients hold the critic and all transforms fixed ("critic"), or pass
             through everything ("full").
     """
-    x, y, exchanged = _arranged(x, y)
+    x, y, exchanged = arranged(x, y)
     estimate = _estimate_large if x.shape[1] > READ_LIMIT else _estimate_read
     return _exchange_back(estimate(network, x, y, generator, frozen=frozen), exchanged)
 
@@ -120,8 +126,9 @@ def _estimate_large(
         pick_y = torch.where(swapped, first[block], second[block])
         u, v = coordinates(data, rows_of(x, pick_x), rows_of(y, pick_y))
         shuffled.append(_evaluate(network, parameters, u, v))
-    # Only the pairs that were read flatter the critic.
-    optimism = optimism * (READ_LIMIT / n)
+    # The truth lies between what the critic says of pairs that were read and of others, which are
+    # most of them where this becomes negative.
+    optimism = optimism * (2 * READ_LIMIT / n - 1)
     value = donsker_varadhan(*_values(_joined(joint), _joined(shuffled))) - optimism
     return Estimation(value, data, parameters, optimism)
 
@@ -162,7 +169,7 @@ def _batch(x: Tensor) -> Tensor:
     return x if x.ndim == 3 else x[None]
 
 
-def _arranged(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def arranged(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Samples in an order, and sides in a sequence, that depend on their values alone.
 
     Hence neither the order of the samples nor exchanging the sides changes an estimate. The
@@ -191,7 +198,7 @@ def _arranged(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _exchange_back(estimation: Estimation, exchanged: Tensor) -> Estimation:
-    """The estimation in terms of x and y as they were before :func:`_arranged`."""
+    """The estimation in terms of x and y as they were before :func:`arranged`."""
     data = estimation.data
     x_map, y_map = data.x_map, data.y_map
     if x_map.shape == y_map.shape:

@@ -8,12 +8,16 @@ from torch import Tensor
 from .checkpoint import Header
 from .errors import InputError
 
-__all__ = ["check_pair", "support_warnings"]
+__all__ = ["WIDEST", "check_pair", "is_truncated", "samples_needed", "support_warnings"]
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 # Share of samples of a coordinate that have an equal: above it, ranks are no longer those of a
 # continuous variable, which the copula transform presumes.
 TIED_SHARE = 0.1
+# Beyond the network's width, sides are truncated to their strongest canonical pairs: up to this
+# width, and from this many samples on for each coordinate of the two sides together.
+WIDEST = 64
+LEAST_SAMPLES = 3
 
 
 def check_pair(x: Tensor, y: Tensor, header: Header) -> None:
@@ -22,7 +26,7 @@ def check_pair(x: Tensor, y: Tensor, header: Header) -> None:
     Args:
         x: shape (n, dx) or (b, n, dx).
         y: shape (n, dy) or (b, n, dy).
-        header: of the weights; gives the least n and the greatest width.
+        header: of the weights; gives the least n and the width beyond which sides are truncated.
     """
     for name, value in (("x", x), ("y", y)):
         _check_side(name, value, header)
@@ -39,6 +43,13 @@ def check_pair(x: Tensor, y: Tensor, header: Header) -> None:
             f"`x` and `y` hold n = {n} samples; the network was trained for n >= {least}: "
             "collect more samples, e.g. a larger batch or several batches together."
         )
+    needed = samples_needed(x, y, header)
+    if n < needed:
+        raise InputError(
+            f"`x` and `y` have {x.shape[-1]} + {y.shape[-1]} coordinates and n = {n} samples; "
+            f"beyond {header.trained_width[1]} a side, {needed} samples are needed: collect more, "
+            "or use `sliced_mutual_information`."
+        )
     for name, value in (("x", x), ("y", y)):
         finite = value.detach().isfinite()
         if not finite.all():
@@ -46,6 +57,19 @@ def check_pair(x: Tensor, y: Tensor, header: Header) -> None:
                 f"`{name}` holds {int((~finite).sum())} NaN or infinite value(s) among "
                 f"{value.numel()}: remove or impute those samples."
             )
+
+
+def is_truncated(x: Tensor, y: Tensor, header: Header) -> bool:
+    """Whether a side is wider than what the network reads whole."""
+    return max(x.shape[-1], y.shape[-1]) > header.trained_width[1]
+
+
+def samples_needed(x: Tensor, y: Tensor, header: Header) -> int:
+    """The fewest samples of two continuous sides of these widths that are estimated from."""
+    least = header.trained_n[0]
+    if is_truncated(x, y, header):
+        least = max(least, LEAST_SAMPLES * (x.shape[-1] + y.shape[-1]))
+    return least
 
 
 def _check_side(name: str, value: Tensor, header: Header) -> None:
@@ -64,11 +88,11 @@ def _check_side(name: str, value: Tensor, header: Header) -> None:
         )
     if value.numel() == 0:
         raise InputError(f"`{name}` is empty: received shape {tuple(value.shape)}.")
-    width = header.trained_width[1]
-    if value.shape[-1] > width:
+    widest = max(WIDEST, header.trained_width[1])
+    if value.shape[-1] > widest:
         raise InputError(
-            f"`{name}` has {value.shape[-1]} coordinates; the network was trained for at most "
-            f"{width}: project or select coordinates first."
+            f"`{name}` has {value.shape[-1]} coordinates; at most {widest} can be estimated from: "
+            "use `sliced_mutual_information`, or project or select coordinates first."
         )
     if value.layout != torch.strided or value.device.type == "meta":
         raise InputError(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .errors import InputError
-from .labels import MAX_WIDTH
+from .inputs import WIDEST, samples_needed
 from .mixed import is_discrete, mixed_mutual_information
 from .model import FlashMI
 from .reservoir import CAPACITY
@@ -64,9 +64,9 @@ class MutualInformation(ReservoirMetric):
 
     def compute(self) -> Tensor:
         """The estimate on the rows kept, shape (), float32."""
-        if self._is_short():
-            return _nan(self.device)
         x, y = self._sides()
+        if self._is_short(_least(self._model, x, y)):
+            return _nan(self.device)
         return _information(self._model, x, y)
 
 
@@ -74,7 +74,7 @@ class SlicedMutualInformation(ReservoirMetric):
     r"""k-sliced mutual information of x and y in nats, over all batches and ranks.
 
     The mean MI of random orthonormal projections ("k-Sliced Mutual Information", Goldfeld et al.,
-    2022), for sides wider than the network was trained for. It is another quantity than I(x; y)
+    2022), for sides of more than 64 columns. It is another quantity than I(x; y)
     and at most as large. State, arguments of `update` and errors are those of
     :class:`MutualInformation`; the projections are the same in every call of `compute`.
 
@@ -109,7 +109,7 @@ class SlicedMutualInformation(ReservoirMetric):
 
     def compute(self) -> Tensor:
         """The estimate on the rows kept, shape (), float32."""
-        if self._is_short():
+        if self._is_short(self._model.header.trained_n[0]):
             return _nan(self.device)
         x, y = self._sides()
         return _sliced(self._model, x, y, self.k, self.n_slices)
@@ -120,7 +120,7 @@ class InformationPlane(ReservoirMetric):
 
     The coordinates of the information plane ("Opening the Black Box of Deep Neural Networks via
     Information", Shwartz-Ziv & Tishby, 2017). One sample of rows serves all layers. Where a
-    floating-point side is wider than the network was trained for, the value is k-sliced MI, another
+    floating-point side has more than 64 columns, the value is k-sliced MI, another
     quantity, and its name says `sliced_mi`. Without noise, a continuous z = f(x) has infinite
     I(x; z): what is estimated then saturates, and compares layers rather than measures them.
 
@@ -186,12 +186,13 @@ class InformationPlane(ReservoirMetric):
 
     def compute(self) -> dict[str, Tensor]:
         """The estimates, shape () in float32, by `layer/mi_xz`, or `layer/sliced_mi_xz`."""
-        short = self._is_short()
         x, y, *hidden = self._sides()
+        pairs = [pair for z in hidden for pair in ((x, z), (z, y))]
+        short = self._is_short(max(_least(self._model, *pair) for pair in pairs))
         found = {}
         for name, z in zip(self.layers, hidden, strict=True):
             for pair, both in zip(PAIRS, ((x, z), (z, y)), strict=True):
-                wide = _too_wide(self._model, *both)
+                wide = _too_wide(*both)
                 if short:
                     value = _nan(self.device)
                 elif wide:
@@ -252,11 +253,16 @@ def _sliced(model: FlashMI, x: Tensor, y: Tensor, k: int, n_slices: int) -> Tens
     return sliced_mutual_information(x, y, k, n_slices, model=model).float()
 
 
-def _too_wide(model: FlashMI, x: Tensor, y: Tensor) -> bool:
+def _too_wide(x: Tensor, y: Tensor) -> bool:
     """Whether a continuous side is wider than what is estimated from whole."""
-    by_class = is_discrete(x) or is_discrete(y)
-    width = MAX_WIDTH if by_class else model.header.trained_width[1]
-    return any(not is_discrete(side) and side.shape[-1] > width for side in (x, y))
+    return any(not is_discrete(side) and side.shape[-1] > WIDEST for side in (x, y))
+
+
+def _least(model: FlashMI, x: Tensor, y: Tensor) -> int:
+    """The fewest rows that are estimated from."""
+    if is_discrete(x) or is_discrete(y) or _too_wide(x, y):
+        return model.header.trained_n[0]
+    return samples_needed(x, y, model.header)
 
 
 def _nan(device: torch.device) -> Tensor:

@@ -16,9 +16,10 @@ from .copula import normal_scores
 from .errors import CheckpointError, InputError, SupportWarning
 from .estimator import Critic, Estimation, estimate_scores
 from .hypernet import HyperNetwork
-from .inputs import check_pair, support_warnings
+from .inputs import check_pair, is_truncated, support_warnings
 from .result import MIEstimate
 from .support import serially_dependent
+from .truncation import Truncation, estimate_truncated
 from .uncertainty import ATYPICAL, observe, uncertainty
 
 __all__ = ["FlashMI", "Gradient"]
@@ -28,6 +29,10 @@ DEFAULT_SEED = 0
 STRANGE = (
     "the samples lie unlike those of nearly all training data, e.g. in copies, on a curve or in "
     "tight clusters"
+)
+TRUNCATED = (
+    "no interval, null level or support beyond {} coordinates a side, where the estimate is by "
+    "canonical truncation"
 )
 SERIAL = (
     "neighbouring rows resemble each other on both sides: if the rows are in order of time, they "
@@ -97,10 +102,12 @@ class FlashMI:
 
         The value is the Donsker–Varadhan bound (Donsker & Varadhan, 1983) of the emitted critic;
         small negative values are its sampling error and are not clamped. More than 8,192 samples
-        are read in part (a random subset defines the critic) and averaged in full.
+        are read in part (a random subset defines the critic) and averaged in full. Where a side
+        has more than 10 coordinates, the network sees the strongest canonical pairs, see
+        :func:`flashmi_reg.truncation.estimate_truncated`; this takes 3 (dx + dy) samples.
 
         Args:
-            x: samples, shape (n, dx), or (b, n, dx) for b data sets at once.
+            x: samples, shape (n, dx), or (b, n, dx) for b data sets at once; dx at most 64.
             y: samples paired with them, shape (n, dy) or (b, n, dy).
             generator: draws the shuffled pairs; by default one of a fixed seed, so that equal
                 input gives equal output.
@@ -140,6 +147,9 @@ class FlashMI:
         found = MIEstimate(value, x.shape[-2], x.shape[-1], y.shape[-1], tuple(doubts))
         if self.header.calibration is None:
             return found
+        if isinstance(estimation, Truncation):
+            note = TRUNCATED.format(self.header.trained_width[1])
+            return replace(found, warnings=(*doubts, note))
         told = uncertainty(
             observe(estimation.value, estimation.optimism, estimation.data),
             self.header.calibration,
@@ -165,10 +175,16 @@ class FlashMI:
         """Reads samples and returns their critic: pointwise MI at any pairs.
 
         Args, shapes and errors are those of :meth:`mutual_information`. The critic is held fixed;
-        it is differentiable in the points at which it is evaluated.
+        it is differentiable in the points at which it is evaluated. It is for sides of at most 10
+        coordinates.
         """
         with torch.no_grad():
             estimation = self._estimate(x, y, generator, "critic")
+        if isinstance(estimation, Truncation):
+            raise InputError(
+                f"`x` and `y` have {x.shape[-1]} + {y.shape[-1]} coordinates; there is a critic "
+                f"for at most {self.header.trained_width[1]} a side: project or select coordinates."
+            )
         return Critic(self._on(x.device), x, y, estimation)
 
     def to(self, *, dtype: torch.dtype) -> FlashMI:
@@ -204,7 +220,7 @@ class FlashMI:
     @torch.compiler.disable
     def _estimate(
         self, x: Tensor, y: Tensor, generator: torch.Generator | None, gradient: Gradient
-    ) -> Estimation:
+    ) -> Estimation | Truncation:
         check_pair(x, y, self.header)
         if gradient not in ("critic", "full"):
             raise InputError(f"`gradient` must be 'critic' or 'full', received {gradient!r}.")
@@ -213,7 +229,8 @@ class FlashMI:
         network = self._on(x.device)
         with torch.autocast(x.device.type, enabled=False):
             x, y = (side if side.ndim == 3 else side[None] for side in (x, y))
-            return estimate_scores(
+            estimate = estimate_truncated if is_truncated(x, y, self.header) else estimate_scores
+            return estimate(
                 network,
                 normal_scores(x),
                 normal_scores(y),
@@ -223,14 +240,14 @@ class FlashMI:
 
     @torch.no_grad()
     @torch.compiler.disable
-    def _doubts(self, x: Tensor, y: Tensor, estimation: Estimation) -> list[str]:
+    def _doubts(self, x: Tensor, y: Tensor, estimation: Estimation | Truncation) -> list[str]:
         x_ordered, y_ordered = (
             side.mT.reshape(-1, side.shape[-1], side.shape[-2]).sort(-1).values for side in (x, y)
         )
         return support_warnings(
             x_ordered,
             y_ordered,
-            estimation.data.rho,
+            estimation.rho,
             estimation.value,
             self.header,
         )

@@ -114,9 +114,9 @@ class ReservoirMetric(Metric):
         """The sides of the rows kept, see :func:`unpack`."""
         return unpack(self.rows, self.layout)
 
-    def _is_short(self) -> bool:
-        """Whether this is one batch too small to be estimated from; an error if it is all rows."""
-        n, least = len(self.rows), self._model.header.trained_n[0]
+    def _is_short(self, least: int) -> bool:
+        """Whether this is one batch of fewer than `least` rows; an error if it is all rows."""
+        n = len(self.rows)
         if n >= least:
             return False
         if not self._one_batch:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from .errors import InputError, MissingExtraError
+from .inputs import WIDEST, samples_needed
 from .tables import read_table
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ examples:
   flashmi estimate samples.csv --x age,height --y country --labels
   flashmi estimate samples.csv --x city --y country --labels --x-labels
   flashmi estimate samples.csv --x age --y weight --given height
+  flashmi estimate samples.csv --x age --y weight --given country --given-labels
   flashmi estimate samples.npy --x 0:3 --y 3,5
   flashmi estimate samples.npz --x images --y captions --json
 
@@ -50,7 +52,7 @@ examples:
 in .npz files each array is one variable
 """
 SLICED = (
-    "one side is wider than the network was trained for: this is k-sliced MI, another quantity "
+    "the sides are too wide for so few samples, or in all: this is k-sliced MI, another quantity "
     "than I(x; y) and at most as large"
 )
 # A larger heatmap has no room for names.
@@ -74,6 +76,9 @@ def add_commands(commands: Any) -> None:
     )
     estimate.add_argument("--x-labels", action="store_true", help="x is one column of classes")
     estimate.add_argument("--given", metavar="COLUMNS", help="estimate I(x; y | these columns)")
+    estimate.add_argument(
+        "--given-labels", action="store_true", help="the condition is one column of classes"
+    )
     estimate.set_defaults(run=_estimate)
 
     test = commands.add_parser(
@@ -117,8 +122,8 @@ def _add_sides(parser: argparse.ArgumentParser) -> None:
 
 
 def _estimate(options: argparse.Namespace) -> int:
-    if options.given is not None and (options.labels or options.x_labels):
-        raise InputError("`--given` and labels cannot be combined: leave one out.")
+    if options.given_labels and options.given is None:
+        raise InputError("`--given-labels` needs a condition: add `--given COLUMN`.")
     table = read_table(options.file)
     names = table.sides(options.x, options.y)
     x, y = (
@@ -129,15 +134,17 @@ def _estimate(options: argparse.Namespace) -> int:
     )
     dx, dy = (side.shape[1] if side.ndim == 2 else 1 for side in (x, y))
     found: dict[str, Any]
-    if options.labels and options.x_labels:
+    if options.given is not None:
+        given = table.names(options.given, "--given")
+        read = table.labels if options.given_labels else table.numbers
+        z = torch.from_numpy(read(given, "--given"))
+        found, notes = _of_conditional(x, y, z)
+    elif options.labels and options.x_labels:
         found, notes = _of_classes(x, y)
     elif options.labels:
         found, notes = _of_labels(x, y)
     elif options.x_labels:
         found, notes = _of_labels(y, x)
-    elif options.given is not None:
-        z = torch.from_numpy(table.numbers(table.names(options.given, "--given"), "--given"))
-        found, notes = _of_conditional(x, y, z)
     else:
         found, notes = _of_pair(x, y)
     found |= {"n": len(x), "dx": dx, "dy": dy}
@@ -153,7 +160,8 @@ def _of_pair(x: Tensor, y: Tensor) -> tuple[dict[str, Any], Sequence[str]]:
     from . import FlashMI, estimate
     from .slicing import sliced_estimate
 
-    if max(x.shape[1], y.shape[1]) <= FlashMI.from_pretrained("base").header.trained_width[1]:
+    header = FlashMI.from_pretrained("base").header
+    if max(x.shape[1], y.shape[1]) <= WIDEST and len(x) >= samples_needed(x, y, header):
         whole = estimate(x, y)
         found = {"measure": "mi", "nats": float(whole.value)}
         if whole.interval is not None:
@@ -192,7 +200,11 @@ def _of_conditional(x: Tensor, y: Tensor, z: Tensor) -> tuple[dict[str, Any], Se
 
     with _collected() as notes:
         nats = float(conditional_mutual_information(x, y, z))
-    return {"measure": "conditional_mi", "nats": nats, "dz": z.shape[1]}, notes
+    return {
+        "measure": "conditional_mi",
+        "nats": nats,
+        "dz": 1 if z.ndim == 1 else z.shape[1],
+    }, notes
 
 
 def _sentence(found: dict[str, Any]) -> str:

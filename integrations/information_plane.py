@@ -15,6 +15,7 @@ from torch import Tensor
 
 from flashmi_reg import FlashMI
 from flashmi_reg.errors import InputError
+from flashmi_reg.inputs import WIDEST, is_truncated, samples_needed
 from flashmi_reg.mixed import LabelEstimator, is_discrete
 from flashmi_reg.slicing import sliced_estimate
 
@@ -96,8 +97,10 @@ def measure(
     """Estimates I(x; y) in nats by the path that fits the widths and kinds.
 
     - "native": both sides of at most ten coordinates; mutual information itself.
-    - "labels": y holds classes, x at most ten coordinates; mutual information itself.
-    - "sliced5": the mean over random projections of wide sides to five coordinates, another
+    - "truncated": sides of up to 64 coordinates, with three samples or more for each of them; the
+      same quantity, by canonical truncation.
+    - "labels": y holds classes, x at most 64 coordinates; mutual information itself.
+    - "sliced5": the mean over random projections of wider sides to five coordinates, another
       quantity, at most as large; "labels_sliced5" where y holds classes.
 
     The projections depend on the seed alone, so that a layer is seen from the same sides each time.
@@ -108,7 +111,7 @@ def measure(
         n_slices: number of projections.
         seed: of projections and shuffled pairs.
         model: the estimator, by default that of the packaged `base` weights. Values of classes do
-            not come from a network; of it they take the width from which sides are projected.
+            not come from a network.
 
     Raises:
         InputError: the samples cannot be used; the message says why.
@@ -117,25 +120,27 @@ def measure(
         >>> import torch
         >>> from flashmi_reg.integrations.information_plane import measure
         >>> generator = torch.Generator().manual_seed(0)
-        >>> x = torch.randn(500, 12, generator=generator)
-        >>> measure(x, x + torch.randn(500, 12, generator=generator), n_slices=4).path
+        >>> x = torch.randn(500, 80, generator=generator)
+        >>> measure(x, x + torch.randn(500, 80, generator=generator), n_slices=4).path
         'sliced5'
-        >>> measure(x[:, :2], x[:, :3]).path
+        >>> measure(x[:, :20], x[:, 20:23]).path
+        'truncated'
+        >>> measure(x[:, :2], x[:, 2:5]).path
         'native'
     """
     model = FlashMI.from_pretrained("base") if model is None else model
     generator = torch.Generator().manual_seed(seed)
-    classes = is_discrete(y)
-    widest = model.header.trained_width[1]
-    if x.shape[-1] > widest or (not classes and y.shape[-1] > widest):
-        sliced = sliced_estimate(x, y, SLICE, n_slices, generator=generator, model=model)
-        path = f"labels_sliced{SLICE}" if classes else f"sliced{SLICE}"
-        return Measurement(float(sliced.value), path, sliced.warnings)
-    if classes:
-        found = LabelEstimator().estimate(x[None], y[None], generator=generator)
-    else:
+    if is_discrete(y):
+        if x.shape[-1] <= WIDEST:
+            found = LabelEstimator().estimate(x[None], y[None], generator=generator)
+            return Measurement(float(found.value), "labels", found.warnings)
+    elif max(x.shape[-1], y.shape[-1]) <= WIDEST and len(x) >= samples_needed(x, y, model.header):
         found = model.estimate(x, y, generator=generator)
-    return Measurement(float(found.value), "labels" if classes else "native", found.warnings)
+        path = "truncated" if is_truncated(x, y, model.header) else "native"
+        return Measurement(float(found.value), path, found.warnings)
+    sliced = sliced_estimate(x, y, SLICE, n_slices, generator=generator, model=model)
+    path = f"labels_sliced{SLICE}" if is_discrete(y) else f"sliced{SLICE}"
+    return Measurement(float(sliced.value), path, sliced.warnings)
 
 
 def label_entropy(labels: Tensor) -> float:

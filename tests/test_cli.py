@@ -214,7 +214,7 @@ def test_wide_columns_are_sliced_and_named_so(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rng = np.random.default_rng(0)
-    wide = rng.standard_normal((60, 14))
+    wide = rng.standard_normal((60, 24))
     np.savez(tmp_path / "a.npz", x=wide, y=wide[:, :2] + rng.standard_normal((60, 2)))
     code, out, err = run(capsys, "estimate", str(tmp_path / "a.npz"))
     assert code == 0, err
@@ -234,9 +234,36 @@ def test_conditions(
     assert code == 0, err
     assert out.startswith("I(x; y | z) = ")
     assert abs(float(out.split()[5])) < 0.15
-    code, _, err = run(capsys, "estimate", path, "--x", "x", "--y", "y", "--given", "z", "--labels")
+    code, _, err = run(capsys, "estimate", path, "--x", "x", "--y", "y", "--given-labels")
     assert code == 2
-    assert "cannot be combined" in err
+    assert "add `--given COLUMN`" in err
+
+
+def test_conditions_and_sides_of_classes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A coin and its repetition by a liar, who is known by the condition."""
+    rng = np.random.default_rng(0)
+    coin, liar = rng.integers(0, 2, (2, 600))
+    told, mood = coin ^ liar, liar + 0.2 * rng.standard_normal(600)
+    words = np.array(["heads", "tails"])
+    rows = [
+        f"{words[c]},{words[t]},{('honest', 'liar')[who]},{m}"
+        for c, t, who, m in zip(coin, told, liar, mood, strict=True)
+    ]
+    path = tmp_path / "a.csv"
+    path.write_text("\n".join(["coin,told,who,mood", *rows]))
+    sides = ("--x", "coin", "--y", "told", "--labels", "--x-labels", "--json")
+    found = []
+    for given in ((), ("--given", "who", "--given-labels"), ("--given", "mood")):
+        code, out, err = run(capsys, "estimate", str(path), *sides, *given)
+        assert code == 0, err
+        found.append(json.loads(out)["nats"])
+    assert found[0] == pytest.approx(0, abs=0.01)
+    assert found[1:] == pytest.approx([np.log(2)] * 2, abs=0.05)
+    code, _, err = run(capsys, "estimate", str(path), *sides, "--given", "who")
+    assert code == 2
+    assert "who" in err
 
 
 def test_two_columns_of_classes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

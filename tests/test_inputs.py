@@ -44,7 +44,7 @@ BAD: dict[str, tuple[Callable[[], Any], str, str]] = {
     "numpy": (lambda: good().numpy(), "ndarray", "torch.Tensor"),
     "a list": (lambda: good().tolist(), "list", "torch.Tensor"),
     "nothing": (lambda: None, "NoneType", "torch.Tensor"),
-    "too wide": (lambda: good(100, 11), "11 coordinates", "project or select"),
+    "too wide": (lambda: good(100, 65), "65 coordinates", "project or select"),
     "on no device": (lambda: good().to("meta"), "meta", "device"),
     "sparse": (lambda: good().to_sparse(), "torch.sparse_coo", "to_dense()"),
 }

@@ -65,12 +65,18 @@ def test_each_path_finds_a_known_answer(generator: torch.Generator) -> None:
     assert found.path == "labels"
     assert found.value == pytest.approx(math.log(2), abs=0.05)
 
-    wide = torch.randn(1000, 12, generator=generator)
+    middling = torch.randn(1000, 12, generator=generator)
+    found = measure(torch.cat([y, middling], 1), x)
+    assert found.path == "truncated"
+    assert found.value == pytest.approx(-0.5 * math.log(1 - 0.64), abs=0.06)
+    assert measure(middling[:60], middling[:60, :10], n_slices=2).path == "sliced5"
+
+    wide = torch.randn(1000, 66, generator=generator)
     found = measure(wide, torch.randn(1000, 12, generator=generator), n_slices=2)
     assert found.path == "sliced5"
     assert found.value == pytest.approx(0, abs=0.05)
-    # A projection of equal copies in 12 coordinates is far from one-to-one, but not independent.
-    assert measure(wide, wide, n_slices=2).value > 0.2
+    # A projection of equal copies in 66 coordinates is far from one-to-one, but not independent.
+    assert measure(wide, wide, n_slices=4).value > 0.02
 
     found = measure(wide + 8 * labels[:, None], labels, n_slices=2)
     assert found.path == "labels_sliced5"
@@ -308,7 +314,7 @@ def hooks_of(module: nn.Module) -> int:
 
 @pytest.mark.parametrize("framework", ["lightning.pytorch", "pytorch_lightning"])
 def test_both_packages_in_one_process(framework: str, tmp_path: Path) -> None:
-    """The real estimates, of a layer of two coordinates and of one that is sliced."""
+    """The real estimates, of a layer of two coordinates and of one that is truncated."""
     package = pytest.importorskip(framework)
     watcher = plane("net.1", "net.3", every_n_epochs=2, n_slices=1, figure=True)
     trainer = package.Trainer(
@@ -322,7 +328,7 @@ def test_both_packages_in_one_process(framework: str, tmp_path: Path) -> None:
     )
     trainer.fit(make_module(package.LightningModule), loader(), loader(128))
     assert isinstance(watcher, package.Callback)
-    paths = ["net.1/I_xz_sliced5", "net.1/I_zy_labels_sliced5"]
+    paths = ["net.1/I_xz_truncated", "net.1/I_zy_labels"]
     paths += ["net.3/I_xz_native", "net.3/I_zy_labels"]
     assert names(watcher) == [f"{split}/{path}" for split in ("val", "train") for path in paths]
     logged = trainer.callback_metrics

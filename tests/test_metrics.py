@@ -179,15 +179,27 @@ def test_two_labels_are_counted(make: Callable[[], Metric]) -> None:
 def test_wide_layers_are_sliced_and_named_so() -> None:
     plane = InformationPlane(["wide"], k=2, n_slices=2)
     x, y = batch(100)
-    plane.update(x, y, {"wide": torch.cat([x, torch.randn(100, 30)], 1)})
+    plane.update(x, y, {"wide": torch.cat([x, torch.randn(100, 70)], 1)})
     assert list(plane.compute()) == ["wide/sliced_mi_xz", "wide/sliced_mi_zy"]
     with pytest.warns(SupportWarning):  # names do not change on a batch too small
-        short = plane(x[:5], y[:5], {"wide": torch.zeros(5, 32)})
+        short = plane(x[:5], y[:5], {"wide": torch.zeros(5, 72)})
     assert list(short) == ["wide/sliced_mi_xz", "wide/sliced_mi_zy"]
     wide = MutualInformation()
-    wide.update(torch.randn(100, 32), y)
-    with pytest.raises(InputError, match="32 coordinates"):
+    wide.update(torch.randn(100, 72), y)
+    with pytest.raises(InputError, match="72 coordinates"):
         wide.compute()
+
+
+def test_layers_of_middling_width_are_truncated_from_enough_samples() -> None:
+    plane = InformationPlane(["wide"])
+    x, y = batch(200)
+    needed = 3 * (32 + max(x.shape[1], y.shape[-1] if y.ndim > 1 else 1))
+    with pytest.warns(SupportWarning, match=f"needs {needed}"):
+        few = plane(x[:60], y[:60], {"wide": torch.randn(60, 32)})
+    assert few["wide/mi_xz"].isnan()
+    noise = torch.randn(140, 32 - x.shape[1], generator=torch.Generator().manual_seed(0))
+    plane.update(x[60:], y[60:], {"wide": torch.cat([x[60:], noise], 1)})
+    assert plane.compute()["wide/mi_xz"].isfinite()
 
 
 def test_wide_layers_with_labels() -> None:
