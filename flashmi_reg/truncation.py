@@ -58,7 +58,7 @@ def estimate_truncated(
         y: scores of y, shape (b, n, dy).
         generator: draws the halves and the derangements.
         frozen: see :func:`flashmi_reg.estimator.estimate_scores`; canonical coordinates are then
-            held fixed too.
+            held fixed too, and gradients are those of G + e.
     """
     width = network.architecture.width
     x, y, _ = arranged(x.double(), y.double())
@@ -73,10 +73,13 @@ def estimate_truncated(
     strongest = gaussian_information(*(_strongest(side, width) for side in (u, v)))
     first, second = (normal_scores(_with_norm(side, width)) for side in (u, v))
     found = estimate_scores(network, first, second, generator, frozen=frozen)
-    excess = (found.value - strongest).unflatten(0, (-1, 2)).mean(1).relu()
+    excess = (found.value - strongest).unflatten(0, (-1, 2)).mean(1)
     chance = first.shape[-1] * second.shape[-1] / (4 * half)
-    excess = excess * excess.square() / (excess.square() + chance**2)
-    return Truncation(gaussian + excess, gaussian, found.data.rho)
+    added = excess.relu() * excess.square() / (excess.square() + chance**2)
+    if frozen:
+        # What is not yet heard must still tell training where to go.
+        added = added.detach() + excess - excess.detach()
+    return Truncation(gaussian + added, gaussian, found.data.rho)
 
 
 def gaussian_information(x: Tensor, y: Tensor) -> Tensor:
