@@ -29,16 +29,14 @@ from experiments.report import (
     table,
     write_json,
 )
-from flashmi_reg import FlashMI, MutualInformationLoss, SlicedMutualInformationLoss
+from flashmi_reg import FlashMI, MutualInformationLoss
 from flashmi_reg.errors import SupportWarning
-from flashmi_reg.information_loss import InformationLoss
 from flashmi_reg.model import Gradient
 
 TASK = "multinormal-sparse-5-5-2-2.0"
 BATCH = 256
-WIDTHS = (5, 10, 16)
+WIDTHS = (5, 8, 10, 16)
 GRADIENTS: tuple[Gradient, ...] = ("critic", "full")
-SLICES = 8
 CNN = "CNN, three convolutions"
 STEP = f"images {IMAGE}, batch {BATCH}, Adam"
 
@@ -102,27 +100,13 @@ def time_encoder(make: Callable[[], nn.Module], repeats: int) -> dict[str, Any]:
     return {"parameters": parameters, "seconds": median_seconds(step, repeats)}
 
 
-def is_wide(weights: str, width: int) -> bool:
-    """Whether sides are wider than the network reads, so that they have to be sliced."""
-    return width > FlashMI.from_pretrained(weights).header.trained_width[1]
-
-
-def make_loss(weights: str, width: int, gradient: Gradient) -> InformationLoss:
-    """The loss for sides of a width."""
-    if not is_wide(weights, width):
-        return MutualInformationLoss("minimize", gradient=gradient, weights=weights)
-    return SlicedMutualInformationLoss(
-        "minimize", n_slices=SLICES, gradient=gradient, weights=weights
-    )
-
-
 def time_loss(weights: str, width: int, gradient: Gradient, repeats: int) -> float:
     """Time forward and backward of the loss at width + width."""
     generator = torch.Generator().manual_seed(width)
     base = torch.randn(BATCH, width, generator=generator)
     x = (base + torch.randn(BATCH, width, generator=generator)).requires_grad_()
     y = (base + torch.randn(BATCH, width, generator=generator)).requires_grad_()
-    loss = make_loss(weights, width, gradient)
+    loss = MutualInformationLoss("minimize", gradient=gradient, weights=weights)
 
     def step() -> None:
         x.grad = y.grad = None
@@ -142,10 +126,9 @@ def time_losses(weights: str, repeats: int) -> dict[str, Any]:
     for width in tqdm(WIDTHS, desc="loss", unit="width", disable=None):
         for gradient in GRADIENTS:
             seconds = time_loss(weights, width, gradient, repeats)
-            slices = SLICES if is_wide(weights, width) else None
             shares = {name: seconds / step["seconds"] for name, step in encoders.items()}
             rows.append(
-                {"width": width, "slices": slices, "gradient": gradient}
+                {"width": width, "gradient": gradient}
                 | {"seconds": seconds, "share": shares[CNN], "shares": shares}
             )
     return {
@@ -186,7 +169,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"\nloss, forward and backward, n = {BATCH}, as a share of the steps")
     rows = [
         [
-            f"{row['width']} + {row['width']}" + (f", {SLICES} slices" if row["slices"] else ""),
+            f"{row['width']} + {row['width']}",
             row["gradient"],
             number(row["seconds"] * 1e3, 2),
             *(f"{share:.0%}" for share in row["shares"].values()),

@@ -167,7 +167,7 @@ def _speed() -> str:
     losses = [
         [
             weights,
-            f"{r['width']} + {r['width']}" + (f", {r['slices']} slices" if r["slices"] else ""),
+            f"{r['width']} + {r['width']}",
             r["gradient"],
             number(r["seconds"] * 1e3, 1),
             *(f"{r['seconds'] * 1e3 / step:.0%}" for step in encoders.values()),
