@@ -23,7 +23,9 @@ __all__ = [
     "circumstances",
     "describe_weights",
     "hardware",
+    "markdown_table",
     "number",
+    "origin",
     "table",
     "versions",
     "write_json",
@@ -122,3 +124,17 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         cells += [cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True)]
         lines.append("  ".join(cells).rstrip())
     return "\n".join(lines)
+
+
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Lay out a table in Markdown."""
+    return "\n".join("| " + " | ".join(line) + " |" for line in (head, ["---"] * len(head), *rows))
+
+
+def origin(hardware: dict[str, Any], *weights: dict[str, Any]) -> str:
+    """Name the machine and the weights behind a table, as they are recorded in its file."""
+    told = [
+        f"{w['name']} {w['sha256'][:12]} ({w['header']['steps']:,} steps)" for w in weights if w
+    ]
+    threads = f"{hardware['processor']}, {hardware['torch_threads']} thread(s)"
+    return ", ".join([threads, *(["weights " + ", ".join(told)] if told else [])])

@@ -11,6 +11,7 @@ older codes are of an encoder that has since turned by a given angle a step.
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import warnings
 from collections.abc import Callable
@@ -25,7 +26,7 @@ from experiments.report import RESULTS, circumstances, describe_weights, number,
 from flashmi_reg import FlashMI
 from flashmi_reg.errors import SupportWarning
 
-__all__ = ["FAMILIES", "Family", "main", "measure"]
+__all__ = ["FAMILIES", "Family", "main", "markdown", "measure"]
 
 SOURCES = 8
 NOISE = 0.5
@@ -215,6 +216,42 @@ def draw_figure(rows: dict[str, list[dict[str, Any]]], path: Path) -> None:
     figure.axes[0].set_ylabel("cosine with the exact gradient")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130)
+
+
+def markdown(path: Path = RESULTS / "small_batches.json") -> str:
+    """The tables of docs/add_a_term.md, from the result: batches alone, and with past ones."""
+    content = json.loads(path.read_text())
+    rows, weights = content["rows"], content["weights"]
+    head, alone = ["n"], [[str(n)] for n in SIZES]
+    past = [[name, str(n)] for name, found in rows.items() for n in SIZES[:-1] if _sloped(found)]
+    lines = {(line[0], int(line[1])): line for line in past}
+    for name, found in rows.items():
+        head += [f"{name}, I = {number(found[0]['truth'], 2)}: bias", "deviation"]
+        head += ["cosine"] if _sloped(found) else []
+        for r in found:
+            if r["memory"] == 0:
+                line = alone[SIZES.index(r["n"])]
+                line += [number(r["bias"], 2, sign=True), number(r["deviation"], 2)]
+                line += [number(r["cosine"], 2)] if _sloped(found) else []
+            if (name, r["n"]) in lines and (r["memory"] == 0 or r["drift"] == DRIFTS[-1]):
+                lines[name, r["n"]] += [number(r["deviation"], 2), number(r["cosine"], 2)]
+    kept = [f"{k} past: deviation" if k else "alone: deviation" for k in MEMORIES]
+    second = ["", "n", *(cell for k in kept for cell in (k, "cosine"))]
+    return (
+        f"`python -m experiments.small_batches`, weights {weights['sha256'][:12]}"
+        f" ({weights['header']['steps']:,} steps), {content['settings']['repeats']} data sets a"
+        f" row, nats:\n\n{_rows(head, alone)}\n\n"
+        "The same with past batches, where the encoder turns by"
+        f" {DRIFTS[-1]:g} a step:\n\n{_rows(second, past)}"
+    )
+
+
+def _sloped(found: list[dict[str, Any]]) -> bool:
+    return found[0]["cosine"] is not None
+
+
+def _rows(head: list[str], rows: list[list[str]]) -> str:
+    return "\n".join("| " + " | ".join(line) + " |" for line in (head, ["---"] * len(head), *rows))
 
 
 def main(argv: list[str] | None = None) -> None:

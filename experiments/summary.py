@@ -1,4 +1,4 @@
-"""Writes the tables of README and model card from results/: `python -m experiments.summary`."""
+"""Writes the tables of README, model card and docs: `python -m experiments.summary`."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
+from experiments import small_batches
+from experiments.regularisers import summary as regularisers
 from experiments.report import RESULTS, number
 
 __all__ = ["main"]
 
-START, END = "<!-- RESULTS: start -->", "<!-- RESULTS: end -->"
 DOCUMENTS = ("README.md", "pretrained/MODEL_CARD.md")
+HOW_TO = "docs/add_a_term.md"
 UNTRAINED = "bmi_untrained.json"
 COLUMNS = {
     "mae": "MAE",
@@ -33,15 +35,24 @@ def main() -> None:
         _gradients(),
         _speed(),
         _all_pairs(),
+        regularisers.headline(),
         _newsgroups(),
         _pretraining(),
     )
     text = "\n\n".join(parts)
     for name in DOCUMENTS:
-        path = RESULTS.parent / name
-        before, rest = path.read_text().split(START)
-        path.write_text(f"{before}{START}\n\n{text}\n\n{END}{rest.split(END)[1]}")
-        print("wrote", name)
+        _write(name, "RESULTS", text)
+    _write(HOW_TO, "SMALL BATCHES", small_batches.markdown())
+    _write(HOW_TO, "LOSSES IN USE", regularisers.markdown())
+
+
+def _write(name: str, mark: str, text: str) -> None:
+    """Replaces what stands between the marks of a document."""
+    start, end = (f"<!-- {mark}: {side} -->" for side in ("start", "end"))
+    path = RESULTS.parent / name
+    before, rest = path.read_text().split(start)
+    path.write_text(f"{before}{start}\n\n{text}\n\n{end}{rest.split(end)[1]}")
+    print("wrote", name)
 
 
 def _benchmark() -> str:
@@ -123,7 +134,9 @@ def _coverage() -> str:
         f" `python -m experiments.coverage {command}`, {_origin(content)}. Of estimates on"
         " independent sides"
         f" {content['below_null_level']:.0%} stay below the null level, nominally 95 %.\n\n"
-        f"{_markdown(content['head'], rows)}"
+        f"{_markdown(content['head'], rows)}\n\n"
+        "Warnings on the prior's own data (inside) and on data built to be outside:\n\n"
+        f"{_markdown(content['support_head'], content['support_rows'])}"
     )
 
 

@@ -9,9 +9,13 @@ import torch
 from torch import Tensor
 
 from .batches import model_or_base, seed_of, seeded
+from .contingency import class_information
 from .errors import InputError
 from .inputs import check_pair
+from .label_inputs import MIN_SAMPLES
+from .labels import label_mutual_information
 from .matrix import Columns, columns_of, estimate_pairs
+from .mixed import as_classes, is_discrete, mixed_mutual_information
 from .model import FlashMI, Gradient
 
 __all__ = [
@@ -56,6 +60,9 @@ def conditional_mutual_information(
     y: Tensor,
     z: Tensor,
     *,
+    discrete_x: bool | None = None,
+    discrete_y: bool | None = None,
+    discrete_z: bool | None = None,
     generator: torch.Generator | None = None,
     gradient: Gradient = "critic",
     model: FlashMI | None = None,
@@ -67,12 +74,19 @@ def conditional_mutual_information(
     can be off by more than a small I(x; y | z), and be negative. For z of classes it is the mean
     of I(x; y) within the classes, weighted by their size.
 
+    Each of the three is continuous or holds classes, as in :func:`mutual_information`. Where x or y
+    holds classes and z does not, the one that does takes the place of x in the rule above; where
+    both do, I(x; y, z) is I(x; y) + I(x, y; z) − I(y; z), x and y together being classes too.
+
     Args:
-        x: samples, shape (n, dx) or (b, n, dx).
-        y: shape (n, dy) or (b, n, dy).
-        z: the condition: floating point, shape (n, dz) or (b, n, dz), where y and z together must
-            be as narrow as one side may be; or classes as integers or booleans, shape (n,) or
-            (b, n), or several columns of them, (n, dz) or (b, n, dz), whose combinations count.
+        x: samples, shape (n, dx) or (b, n, dx); or classes as integers or booleans, shape (n,) or
+            (b, n), or several columns of them, whose combinations count.
+        y: samples paired with them, likewise.
+        z: the condition, likewise. Where all three are continuous, y and z together must be as
+            narrow as one side may be.
+        discrete_x: whether x holds classes; by default its type tells.
+        discrete_y: whether y does.
+        discrete_z: whether z does.
         generator: draws the shuffled pairs; by default one of a fixed seed.
         gradient: see :meth:`FlashMI.mutual_information`.
         model: the estimator, by default that of the packaged `base` weights.
@@ -93,7 +107,35 @@ def conditional_mutual_information(
         >>> abs(conditional_mutual_information(z + a, z + b, z).item()) < 0.1
         True
     """
-    return conditional_terms(x, y, z, generator, gradient, model_or_base(model)).information
+    sides = conditional_sides(x, y, z, discrete_x, discrete_y, discrete_z)
+    return conditional_terms(*sides, generator, gradient, model_or_base(model)).information
+
+
+def conditional_sides(
+    x: Tensor,
+    y: Tensor,
+    z: Tensor,
+    discrete_x: bool | None,
+    discrete_y: bool | None,
+    discrete_z: bool | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Sides whose types tell what they hold: classes are integers of shape (n,) or (b, n)."""
+    stated = {"x": (x, discrete_x), "y": (y, discrete_y), "z": (z, discrete_z)}
+    for name, (side, _) in stated.items():
+        if not isinstance(side, Tensor):
+            raise InputError(f"`{name}` must be a torch.Tensor, received {type(side).__name__}.")
+    held = {name: is_discrete(side, classes) for name, (side, classes) in stated.items()}
+    continuous = [side.ndim - 1 for name, (side, _) in stated.items() if not held[name]]
+    ndim = min(continuous or [side.ndim for side, _ in stated.values()])
+    if not continuous and all(side.ndim > 1 == side.shape[-1] for side, _ in stated.values()):
+        ndim -= 1  # columns: data sets of one sample are not meant
+    found = [
+        as_classes(side, ndim)
+        if held[name]
+        else (side if side.is_floating_point() or side.is_complex() else side.double())
+        for name, (side, _) in stated.items()
+    ]
+    return found[0], found[1], found[2]
 
 
 @torch.compiler.disable
@@ -105,55 +147,106 @@ def conditional_terms(
     gradient: Gradient,
     model: FlashMI,
 ) -> ConditionalTerms:
-    """The terms of :func:`conditional_mutual_information`."""
-    check_pair(x, y, model.header)
+    """The terms of :func:`conditional_mutual_information`; the sides' types tell what they hold."""
+    x, y, z = conditional_sides(x, y, z, None, None, None)
     seed = seed_of(generator)
-    if isinstance(z, Tensor) and not z.is_floating_point() and not z.is_complex():
+    if is_discrete(z):
         value = _within_classes(x, y, z, seed, gradient, model)
         none = torch.full_like(value.detach(), torch.nan)
         return ConditionalTerms(value, none, none)
-    try:
-        check_pair(x, z, model.header)
-    except InputError as error:
-        raise InputError(f"of `x` and, as `y`, `z`: {error}") from error
-    both = torch.cat([y, z], -1)
-    try:
-        check_pair(x, both, model.header)
-    except InputError as error:
-        raise InputError(f"of `x` and, as `y`, `y` and `z` side by side: {error}") from error
+    if not is_discrete(x) and not is_discrete(y):
+        _check_triple(x, y, z, model)
+        sides = (torch.cat([y, z], -1), z)
+    elif is_discrete(x) and is_discrete(y):
+        return _of_two_classes(x, y, z, seed, gradient)
+    else:
+        x, y = (x, y) if is_discrete(x) else (y, x)
+        _check_samples(y, z)
+        sides = (torch.cat([y, z], -1), z)
     joint, given = (
-        model.mutual_information(x, side, generator=seeded(seed), gradient=gradient)
-        for side in (both, z)
+        mixed_mutual_information(x, side, generator=seeded(seed), gradient=gradient, model=model)
+        for side in sides
     )
+    return ConditionalTerms(joint - given, joint, given)
+
+
+def _check_triple(x: Tensor, y: Tensor, z: Tensor, model: FlashMI) -> None:
+    """Raises :class:`InputError` unless the rule can be followed for continuous sides."""
+    check_pair(x, y, model.header)
+    both = torch.cat([y, z], -1) if y.shape[:-1] == z.shape[:-1] else z
+    for names, side in (("`z`", z), ("`y` and `z` side by side", both)):
+        try:
+            check_pair(x, side, model.header)
+        except InputError as error:
+            raise InputError(f"of `x` and, as `y`, {names}: {error}") from error
+
+
+def _check_samples(side: Tensor, z: Tensor) -> None:
+    """Raises :class:`InputError` unless two continuous sides can stand side by side."""
+    if side.shape[:-1] != z.shape[:-1] or side.device != z.device:
+        raise InputError(
+            f"`z` must have the samples of the other sides: received shape {tuple(z.shape)} on "
+            f"{z.device} beside {tuple(side.shape)} on {side.device}."
+        )
+
+
+def _of_two_classes(
+    x: Tensor, y: Tensor, z: Tensor, seed: int, gradient: Gradient
+) -> ConditionalTerms:
+    if x.shape != y.shape or x.shape != z.shape[:-1]:
+        raise InputError(
+            f"`x`, `y` and `z` must pair up sample by sample: received shapes {tuple(x.shape)}, "
+            f"{tuple(y.shape)} and {tuple(z.shape)}."
+        )
+    together = as_classes(torch.stack([x.long(), y.long()], -1), x.ndim)
+    of_both, given, of_y = (
+        label_mutual_information(z, side, generator=seeded(seed), gradient=gradient)
+        for side in (together, x, y)
+    )
+    joint = class_information(x, y).value.to(given) + of_both - of_y
     return ConditionalTerms(joint - given, joint, given)
 
 
 def _within_classes(
     x: Tensor, y: Tensor, z: Tensor, seed: int, gradient: Gradient, model: FlashMI
 ) -> Tensor:
-    if z.shape[: x.ndim - 1] != x.shape[:-1] or z.ndim > x.ndim or z.device != x.device:
-        raise InputError(
-            f"`z` must hold one class a sample, shape {tuple(x.shape[:-1])} on {x.device}, "
-            f"received {tuple(z.shape)} on {z.device}."
-        )
-    if x.ndim == 3:
+    continuous = [side for side in (x, y) if not is_discrete(side)]
+    samples = continuous[0].shape[:-1] if continuous else x.shape
+    if len(continuous) == 2:
+        check_pair(x, y, model.header)
+    for name, side in (("x", x), ("y", y), ("z", z)):
+        classes = is_discrete(side)
+        shape = side.shape if classes else side.shape[:-1]
+        if shape != samples or side.device != z.device:
+            kind = "class" if classes else "row"
+            raise InputError(
+                f"`{name}` must hold one {kind} a sample, shape {tuple(samples)} on {x.device}, "
+                f"received {tuple(side.shape)} on {side.device}."
+            )
+    if z.ndim == 2:
         sets = zip(x, y, z, strict=True)
         return torch.stack([_within_classes(*s, seed, gradient, model) for s in sets])
-    rows = z if z.ndim == 2 else z[:, None]
-    _, place, counts = rows.unique(dim=0, return_inverse=True, return_counts=True)
-    least = model.header.trained_n[0]
+    _, place, counts = z.unique(return_inverse=True, return_counts=True)
+    least = {2: model.header.trained_n[0], 1: MIN_SAMPLES, 0: 2}[len(continuous)]
     if int(counts.min()) < least:
         small = int((counts < least).sum())
         raise InputError(
             f"`z` has {small} of {len(counts)} class(es) with fewer than {least} samples, the "
             f"least with {int(counts.min())}: merge or drop small classes, or collect more samples."
         )
-    values = [
-        model.mutual_information(
-            x[place == c], y[place == c], generator=seeded(seed), gradient=gradient
-        )
-        for c in range(len(counts))
-    ]
+    values = []
+    for c in range(len(counts)):
+        try:
+            value = mixed_mutual_information(
+                x[place == c],
+                y[place == c],
+                generator=seeded(seed),
+                gradient=gradient,
+                model=model,
+            )
+        except InputError as error:
+            raise InputError(f"within a class of `z`: {error}") from error
+        values.append(value)
     weights = (counts / counts.sum()).to(values[0].dtype)
     return (torch.stack(values) * weights).sum()
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from .chain import conditional_mutual_information, total_correlation
 from .independence import independence_test
 from .matrix import mutual_information_matrix
-from .mixed import mixed_mutual_information
+from .mixed import mixed_estimate, mixed_mutual_information
 from .model import FlashMI, Gradient
 from .result import MIEstimate
 from .slicing import sliced_estimate, sliced_mutual_information
@@ -34,12 +34,13 @@ def mutual_information(
     discrete_y: bool | None = None,
     generator: torch.Generator | None = None,
     gradient: Gradient = "critic",
+    model: FlashMI | None = None,
 ) -> Tensor:
     """Estimates I(x; y) in nats, differentiable in continuous arguments.
 
-    Two continuous sides are estimated with the packaged `base` weights: see
-    :meth:`FlashMI.mutual_information` for shapes, errors and warnings. A side of an integer type
-    holds classes, which `discrete_x` and `discrete_y` override: one such side is estimated by
+    Two continuous sides are estimated by `model`, by default that of the packaged `base` weights:
+    see :meth:`FlashMI.mutual_information` for shapes, errors and warnings. A side of an integer
+    type holds classes, which `discrete_x` and `discrete_y` override: one such side is estimated by
     :func:`label_mutual_information`, two by :func:`class_information`.
 
     Example:
@@ -53,14 +54,31 @@ def mutual_information(
         torch.Size([500, 2])
     """
     return mixed_mutual_information(
-        x, y, discrete_x=discrete_x, discrete_y=discrete_y, generator=generator, gradient=gradient
+        x,
+        y,
+        discrete_x=discrete_x,
+        discrete_y=discrete_y,
+        generator=generator,
+        gradient=gradient,
+        model=model,
     )
 
 
-def estimate(x: Tensor, y: Tensor, *, generator: torch.Generator | None = None) -> MIEstimate:
+def estimate(
+    x: Tensor,
+    y: Tensor,
+    *,
+    discrete_x: bool | None = None,
+    discrete_y: bool | None = None,
+    generator: torch.Generator | None = None,
+    model: FlashMI | None = None,
+) -> MIEstimate:
     """Estimates I(x; y) without gradients, with what may be wrong with the value.
 
-    See :meth:`FlashMI.estimate`.
+    Arguments, and what they call for, are those of :func:`mutual_information`; warnings are part
+    of the result and are not raised. Two continuous sides have an interval, a null level and a
+    support score (see :meth:`FlashMI.estimate`); where a side holds classes there is none of these,
+    which a warning says, but their entropy, above which information cannot be.
 
     Example:
         >>> import torch
@@ -69,23 +87,32 @@ def estimate(x: Tensor, y: Tensor, *, generator: torch.Generator | None = None) 
         >>> result = estimate(x, torch.zeros(300, 1))
         >>> result.warnings[0]
         '`y` is constant in column(s) [0], which carry no information'
+        >>> estimate(x, torch.arange(300) // 150).ceiling  # classes: log 2
+        tensor(0.6931)
     """
-    return FlashMI.from_pretrained("base").estimate(x, y, generator=generator)
+    return mixed_estimate(
+        x, y, discrete_x=discrete_x, discrete_y=discrete_y, generator=generator, model=model
+    )
 
 
 def pointwise_mutual_information(
-    x: Tensor, y: Tensor, *, generator: torch.Generator | None = None
+    x: Tensor,
+    y: Tensor,
+    *,
+    generator: torch.Generator | None = None,
+    model: FlashMI | None = None,
 ) -> Tensor:
     """Estimates log p(x, y)/(p(x) p(y)) in nats at each of the paired samples.
 
     The critic is read off the same samples and held fixed; the values are differentiable in the
-    points. At other points, use :meth:`FlashMI.critic`; errors are those of
-    :meth:`FlashMI.mutual_information`.
+    points. At other points, use :meth:`FlashMI.critic`, and :func:`label_critic` for classes;
+    errors are those of :meth:`FlashMI.mutual_information`.
 
     Args:
         x: samples, shape (n, dx) or (b, n, dx).
         y: samples paired with them, shape (n, dy) or (b, n, dy).
         generator: draws the shuffled pairs; by default one of a fixed seed.
+        model: the estimator, by default that of the packaged `base` weights.
 
     Returns:
         Shape (n,) or (b, n).
@@ -97,4 +124,5 @@ def pointwise_mutual_information(
         >>> pointwise_mutual_information(x, x + noise).shape
         torch.Size([500])
     """
-    return FlashMI.from_pretrained("base").critic(x, y, generator=generator)(x, y)
+    model = FlashMI.from_pretrained("base") if model is None else model
+    return model.critic(x, y, generator=generator)(x, y)

@@ -241,9 +241,9 @@ class ConditionalMutualInformationLoss(InformationLoss):
         """The loss of samples in triples.
 
         Args:
-            x: shape (n, dx) or (b, n, dx).
-            y: shape (n, dy) or (b, n, dy).
-            z: the condition, shape (n, dz) or (b, n, dz); or integer classes, (n,) or (b, n).
+            x: shape (n, dx) or (b, n, dx); or integer classes, (n,) or (b, n).
+            y: samples paired with them, likewise.
+            z: the condition, likewise.
             generator: draws the shuffled pairs; by default one of a fixed seed.
 
         Returns:

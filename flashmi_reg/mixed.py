@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,15 +13,20 @@ from .contingency import class_information
 from .errors import InputError
 from .labels import label_mutual_information
 from .model import FlashMI, Gradient
-from .result import MIEstimate
+from .result import CLASSES_UNCALIBRATED, TRUNCATED, UNCALIBRATED, MIEstimate
 
 __all__ = [
     "ClassEstimator",
     "LabelEstimator",
     "as_classes",
+    "class_entropy",
     "is_discrete",
+    "mixed_estimate",
     "mixed_mutual_information",
 ]
+
+# Values above their ceiling by no more than this are so by rounding.
+ROUNDING = 1e-4
 
 
 def mixed_mutual_information(
@@ -70,6 +77,86 @@ def mixed_mutual_information(
         >>> abs(value.item() - 0.693) < 0.01
         True
     """
+    sides = _sides(x, y, discrete_x, discrete_y)
+    if sides.kind == 0:
+        model = FlashMI.from_pretrained("base") if model is None else model
+        return model.mutual_information(sides.x, sides.y, generator=generator, gradient=gradient)
+    if sides.kind == 2:
+        return class_information(sides.x, sides.y).value.float()
+    return label_mutual_information(sides.x, sides.y, generator=generator, gradient=gradient)
+
+
+@torch.no_grad()
+def mixed_estimate(
+    x: Tensor,
+    y: Tensor,
+    *,
+    discrete_x: bool | None = None,
+    discrete_y: bool | None = None,
+    generator: torch.Generator | None = None,
+    model: FlashMI | None = None,
+) -> MIEstimate:
+    """Estimates I(x; y) without gradients and tells how far to trust the value.
+
+    Arguments and errors are those of :func:`mixed_mutual_information`; warnings are part of the
+    result and are not raised. A side of classes has an entropy, the ceiling, but no interval.
+
+    Example:
+        >>> import torch
+        >>> from flashmi_reg.mixed import mixed_estimate
+        >>> x = torch.linspace(-1, 1, 400)[:, None]
+        >>> found = mixed_estimate(x, (x[:, 0] > 0).long())
+        >>> bool(0.65 < found.value <= found.ceiling)  # log 2
+        True
+    """
+    sides = _sides(x, y, discrete_x, discrete_y)
+    if sides.kind == 0:
+        model = FlashMI.from_pretrained("base") if model is None else model
+        found = model.estimate(sides.x, sides.y, generator=generator)
+        untold = found.interval is None and not {UNCALIBRATED, TRUNCATED} & {*found.warnings}
+        return replace(found, warnings=(*found.warnings, UNCALIBRATED)) if untold else found
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        if sides.kind == 2:
+            value = class_information(sides.x, sides.y).value.float()
+        else:
+            value = label_mutual_information(sides.x, sides.y, generator=generator)
+    notes = list(dict.fromkeys(str(warning.message) for warning in caught))
+    classes = (sides.x, sides.y) if sides.kind == 2 else (sides.y,)
+    ceiling = torch.stack([class_entropy(side) for side in classes]).amin(0).to(value)
+    if (value > ceiling + ROUNDING).any():  # the correction for bias may overshoot
+        over = (value - ceiling).max()
+        notes.append(
+            f"the estimate is {float(over):.3f} above the entropy of the classes, which mutual "
+            "information cannot exceed: read it as that entropy"
+        )
+    return MIEstimate(
+        value,
+        sides.y.shape[-1],
+        *sides.widths,
+        warnings=(*notes, CLASSES_UNCALIBRATED),
+        ceiling=ceiling,
+    )
+
+
+class _Sides(NamedTuple):
+    """A pair of sides and what they call for.
+
+    Attributes:
+        x: continuous samples, (n, d) or (b, n, d); or classes, if both sides hold them.
+        y: continuous samples or classes, (n,) or (b, n).
+        kind: number of sides that hold classes; of one such, it is y, whichever side it was.
+        widths: of the two sides as they were given.
+    """
+
+    x: Tensor
+    y: Tensor
+    kind: int
+    widths: tuple[int, int]
+
+
+def _sides(x: Tensor, y: Tensor, discrete_x: bool | None, discrete_y: bool | None) -> _Sides:
+    """Sides in the form that their estimate asks for."""
     for name, side in (("x", x), ("y", y)):
         if not isinstance(side, Tensor):
             raise InputError(f"`{name}` must be a torch.Tensor, received {type(side).__name__}.")
@@ -78,18 +165,30 @@ def mixed_mutual_information(
         side if classes or side.is_floating_point() or side.is_complex() else side.double()
         for side, classes in ((x, x_classes), (y, y_classes))
     )
-    if not x_classes and not y_classes:
-        model = FlashMI.from_pretrained("base") if model is None else model
-        return model.mutual_information(x, y, generator=generator, gradient=gradient)
-    if x_classes and y_classes:
+    kind = int(x_classes) + int(y_classes)
+    if kind == 2:
         least = min(x.ndim, y.ndim)
+        if x.ndim == y.ndim > 1 and x.shape[-1] == y.shape[-1] == 1:
+            least -= 1  # columns: a data set of one sample is not meant
+        widths = tuple(side.shape[-1] if side.ndim > least else 1 for side in (x, y))
         x, y = (as_classes(side, least) for side in (x, y))
-        return class_information(x, y).value.float()
-    if x_classes:
-        x, y = y, x
-    return label_mutual_information(
-        x, as_classes(y, x.ndim - 1), generator=generator, gradient=gradient
-    )
+        return _Sides(x, y, kind, (widths[0], widths[1]))
+    first, second = (y, x) if x_classes else (x, y)
+    dx = first.shape[-1] if first.ndim else 1
+    dy = second.shape[-1] if second.ndim == first.ndim else 1
+    if kind == 1:
+        second = as_classes(second, first.ndim - 1)
+    return _Sides(first, second, kind, (dy, dx) if x_classes else (dx, dy))
+
+
+def class_entropy(classes: Tensor) -> Tensor:
+    """Entropy in nats of classes (n,) or (b, n) by their counts, shape () or (b,), float64."""
+    rows = classes.reshape(-1, classes.shape[-1])
+    found = []
+    for row in rows:
+        share = row.unique(return_counts=True)[1].double() / rows.shape[-1]
+        found.append(-(share * share.log()).sum())
+    return torch.stack(found).reshape(classes.shape[:-1])
 
 
 def is_discrete(side: Tensor, stated: bool | None = None) -> bool:

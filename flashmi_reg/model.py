@@ -17,7 +17,7 @@ from .errors import CheckpointError, InputError, SupportWarning
 from .estimator import Critic, Estimation, estimate_scores
 from .hypernet import HyperNetwork
 from .inputs import check_pair, is_truncated, support_warnings
-from .result import MIEstimate
+from .result import TRUNCATED, MIEstimate
 from .support import serially_dependent
 from .truncation import Truncation, estimate_truncated
 from .uncertainty import ATYPICAL, observe, uncertainty
@@ -29,10 +29,6 @@ DEFAULT_SEED = 0
 STRANGE = (
     "the samples lie unlike those of nearly all training data, e.g. in copies, on a curve or in "
     "tight clusters"
-)
-TRUNCATED = (
-    "no interval, null level or support beyond {} coordinates a side, where the estimate is by "
-    "canonical truncation"
 )
 SERIAL = (
     "neighbouring rows resemble each other on both sides: if the rows are in order of time, they "
@@ -148,8 +144,7 @@ class FlashMI:
         if self.header.calibration is None:
             return found
         if isinstance(estimation, Truncation):
-            note = TRUNCATED.format(self.header.trained_width[1])
-            return replace(found, warnings=(*doubts, note))
+            return replace(found, warnings=(*doubts, TRUNCATED))
         told = uncertainty(
             observe(estimation.value, estimation.optimism, estimation.data),
             self.header.calibration,

@@ -36,9 +36,9 @@ def gather_ranks(sides: Sequence[Tensor]) -> list[Tensor]:
     are.
 
     Args:
-        sides: paired samples; the first of shape (n, d) or (b, n, d), the others with as many
-            leading dimensions, (n, …) or (b, n, …). The numbers of samples n may differ between
-            processes, all else may not.
+        sides: paired samples; the first continuous one of shape (n, d) or (b, n, d), the others
+            with as many leading dimensions, (n, …) or (b, n, …). The numbers of samples n may
+            differ between processes, all else may not.
 
     Returns:
         The sides with the samples of all processes, on their device and in their dtype.
@@ -57,7 +57,7 @@ def gather_ranks(sides: Sequence[Tensor]) -> list[Tensor]:
         return list(sides)
     _check_sides(sides)
     shapes = _shapes_of_ranks(sides)
-    place = sides[0].ndim - 2
+    place = _place(sides)
     rank = dist.get_rank()
     parts = _exchange(sides, shapes)
     gathered = []
@@ -108,17 +108,23 @@ def _check_sides(sides: Sequence[Tensor]) -> None:
                 f"with `gather=True`, sides must be on one device: side {i} is on {side.device}, "
                 f"the first on {sides[0].device}."
             )
-    if sides[0].ndim < 2:
-        raise InputError(
-            f"the first side must have shape (n, d) or (b, n, d), received "
-            f"{tuple(sides[0].shape)}: use `[:, None]` for one variable."
-        )
-    place = sides[0].ndim - 2
+    place = _place(sides)
     if any(side.ndim <= place or side.shape[place] != sides[0].shape[place] for side in sides):
         raise InputError(
             "sides must pair up sample by sample on every process: received shapes "
             f"{[tuple(side.shape) for side in sides]}."
         )
+
+
+def _place(sides: Sequence[Tensor]) -> int:
+    """The dimension of the samples, told by the first continuous side: labels have one less."""
+    continuous = [side for side in sides if side.is_floating_point() and side.ndim > 1]
+    if not continuous:
+        raise InputError(
+            "with `gather=True`, a continuous side must have shape (n, d) or (b, n, d), received "
+            f"{[tuple(side.shape) for side in sides]}: use `[:, None]` for one variable."
+        )
+    return continuous[0].ndim - 2
 
 
 def _shapes_of_ranks(sides: Sequence[Tensor]) -> list[list[tuple[int, ...]]]:
@@ -132,7 +138,7 @@ def _shapes_of_ranks(sides: Sequence[Tensor]) -> list[list[tuple[int, ...]]]:
     dist.all_gather(tables, own)
     stacked = torch.stack(tables).cpu()
     fixed = stacked.clone()
-    fixed[:, :, sides[0].ndim] = 0  # the numbers of samples: two entries come before the shape
+    fixed[:, :, 2 + _place(sides)] = 0  # the numbers of samples: two entries come before the shape
     shapes = [[tuple(row[2 : 2 + int(row[1])].tolist()) for row in of_rank] for of_rank in stacked]
     if (fixed != fixed[0]).any():
         seen = "; ".join(

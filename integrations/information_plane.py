@@ -135,9 +135,14 @@ def measure(
             found = LabelEstimator().estimate(x[None], y[None], generator=generator)
             return Measurement(float(found.value), "labels", found.warnings)
     elif max(x.shape[-1], y.shape[-1]) <= WIDEST and len(x) >= samples_needed(x, y, model.header):
-        found = model.estimate(x, y, generator=generator)
-        path = "truncated" if is_truncated(x, y, model.header) else "native"
-        return Measurement(float(found.value), path, found.warnings)
+        truncated = is_truncated(x, y, model.header)
+        # Intervals are of no use here, nor is a warning that there is none.
+        found = (model.without_calibration() if truncated else model).estimate(
+            x, y, generator=generator
+        )
+        return Measurement(
+            float(found.value), "truncated" if truncated else "native", found.warnings
+        )
     sliced = sliced_estimate(x, y, SLICE, n_slices, generator=generator, model=model)
     path = f"labels_sliced{SLICE}" if is_discrete(y) else f"sliced{SLICE}"
     return Measurement(float(sliced.value), path, sliced.warnings)

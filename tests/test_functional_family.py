@@ -12,6 +12,7 @@ from torch import Tensor
 
 import flashmi_reg.batches as batches
 from flashmi_reg import (
+    ConditionalMutualInformationLoss,
     FlashMI,
     conditional_mutual_information,
     independence_test,
@@ -124,6 +125,86 @@ def test_cause_of_classes_is_explained_away(trained: FlashMI) -> None:
     assert value.item() == pytest.approx(0, abs=0.04)
 
 
+def test_classes_within_classes(tiny: FlashMI) -> None:
+    z = torch.arange(300) % 3 % 2
+    x = normal(300, 2) + z[:, None]
+    y = (x[:, 0] + normal(300, seed=1) > 0).long()
+    other = (normal(300, seed=2) + y > 0.5).long()
+    shares = {0: 2 / 3, 1: 1 / 3}
+    pairs = {"labels": (x, y), "turned": (y, x), "classes": (y, other)}
+    expected = {
+        name: sum(share * mutual_information(a[z == c], b[z == c]) for c, share in shares.items())
+        for name, (a, b) in pairs.items()
+    }
+    for name, (a, b) in pairs.items():
+        value = conditional_mutual_information(a, b, z, model=tiny)
+        torch.testing.assert_close(value, expected[name])
+        batched = conditional_mutual_information(
+            *(torch.stack([side, side]) for side in (a, b, z)), model=tiny
+        )
+        torch.testing.assert_close(batched, expected[name].expand(2))
+    columns = conditional_mutual_information(*(side[:, None] for side in (y, other, z)), model=tiny)
+    torch.testing.assert_close(columns, expected["classes"])
+    stated = conditional_mutual_information(
+        x, y.double()[:, None], z.float()[:, None], discrete_y=True, discrete_z=True, model=tiny
+    )
+    torch.testing.assert_close(stated, expected["labels"])
+    with pytest.raises(InputError, match=r"`z` has 1 of 2 class.*fewer than 32.*least with 20"):
+        conditional_mutual_information(x, y, (torch.arange(300) < 20).long(), model=tiny)
+    with pytest.raises(InputError, match=r"within a class of `z`: `labels` holds 150 classes"):
+        conditional_mutual_information(x, torch.arange(300) // 2, z, model=tiny)
+    with pytest.raises(InputError, match=r"`y` must hold one class a sample, shape \(300,\)"):
+        conditional_mutual_information(x, y[:50], z, model=tiny)
+
+
+def test_classes_given_a_continuous_variable_have_known_answers() -> None:
+    z, noise = normal(2, 1000, 1)
+    coin = (normal(1000, seed=5) > 0).long()
+    turned = coin ^ (z[:, 0] > 0).long()  # tells of the coin once z is known, and only then
+    assert abs(mutual_information(coin, turned)) < 0.01
+    assert conditional_mutual_information(coin, turned, z).item() == pytest.approx(
+        math.log(2), abs=0.05
+    )
+    # Two signs of z that is seen with noise are independent, given z.
+    first = (z[:, 0] + noise[:, 0] > 0).long()
+    second = (z[:, 0] + normal(1000, seed=6) > 0).long()
+    assert mutual_information(first, second) > 0.04
+    assert conditional_mutual_information(first, second, z).item() == pytest.approx(0, abs=0.03)
+    # One of classes, on either side: coin and y are independent, but not given z = y + 2 coin.
+    y = normal(1000, 1, seed=7)
+    sum_of = y + 2 * coin[:, None] + 0.3 * normal(1000, 1, seed=8)
+    known = [conditional_mutual_information(*pair, sum_of) for pair in ((coin, y), (y, coin))]
+    assert known[0] == known[1]
+    # I(coin; y | z) = I(coin; y, z) − I(coin; z), of which the first is nearly log 2.
+    rest = math.log(2) - mutual_information(sum_of, coin).item()
+    assert known[0].item() == pytest.approx(rest, abs=0.04)
+    assert rest > 0.2
+
+
+def test_terms_of_classes_add_up_and_pass_gradients() -> None:
+    z = normal(200, 2).requires_grad_()
+    x = (z[:, 0].detach() > 0).long()
+    y = (normal(200, seed=1) > 0).long()
+    for a, b in ((x, y), (x, normal(200, 1, seed=2)), (normal(200, 1, seed=2), x)):
+        terms = conditional_terms(a, b, z, None, "critic", FlashMI.from_pretrained("base"))
+        assert torch.equal(terms.information, terms.joint - terms.given)
+        z.grad = None
+        terms.information.backward()
+        assert z.grad.isfinite().all()
+        assert (z.grad != 0).any()
+    batched = conditional_mutual_information(
+        *(torch.stack([side, side]) for side in (x, y, z.detach()))
+    )
+    single = conditional_mutual_information(x, y, z.detach())
+    torch.testing.assert_close(batched, single.expand(2), atol=1e-4, rtol=0)
+    loss = ConditionalMutualInformationLoss("minimize")  # equalised odds of scores z
+    assert loss(x, y, z) == conditional_mutual_information(x, y, z)
+    with pytest.raises(InputError, match=r"`x`, `y` and `z` must pair up"):
+        conditional_mutual_information(x, y[:50], z)
+    with pytest.raises(InputError, match=r"`z` must have the samples"):
+        conditional_mutual_information(x, normal(200, 1), z[:50])
+
+
 def test_small_classes_are_refused(tiny: FlashMI) -> None:
     x, y = normal(100, 2), normal(100, 1, seed=1)
     z = (torch.arange(100) >= 30).long()
@@ -139,8 +220,8 @@ def test_classes_of_other_samples_are_refused(tiny: FlashMI, shape: tuple[int, .
 
 
 def test_sides_too_wide_together_are_refused(tiny: FlashMI) -> None:
-    x, y, z = normal(3, 100, 6)
-    with pytest.raises(InputError, match=r"`y` and `z` side by side.*12 coordinates"):
+    x, y, z = normal(3, 100, 33)
+    with pytest.raises(InputError, match=r"`y` and `z` side by side.*66 coordinates"):
         conditional_mutual_information(x, y, z, model=tiny)
     with pytest.raises(InputError, match=r"as `y`, `z`.*pair up"):
         conditional_mutual_information(x, y, z[:50], model=tiny)
@@ -270,7 +351,7 @@ def test_matrix_shows_no_progress_off_a_terminal(
         ({"a": normal(100, 1)}, None, "`x` must be a torch.Tensor or a list"),
         (normal(100), None, "`x` must have shape"),
         (normal(20, 3), None, "n = 20"),
-        (normal(100, 24), [range(12), range(12, 24)], "between 12 and 12 columns: .*12 coord"),
+        (normal(100, 70), [range(66), range(66, 70)], "between 66 and 4 columns: .*66 coord"),
     ],
 )
 def test_variables_that_cannot_be_used_are_refused(
@@ -363,8 +444,8 @@ def test_permutations_come_from_the_generator_alone(tiny: FlashMI) -> None:
 def test_arguments_of_the_test_are_checked(tiny: FlashMI) -> None:
     with pytest.raises(InputError, match="`permutations` must be a positive integer, received 0"):
         independence_test(normal(100, 1), normal(100, 1), 0, model=tiny)
-    with pytest.raises(InputError, match="12 coordinates"):
-        independence_test(normal(100, 12), normal(100, 1), model=tiny)
+    with pytest.raises(InputError, match="66 coordinates"):
+        independence_test(normal(100, 66), normal(100, 1), model=tiny)
 
 
 # --- what all share ---------------------------------------------------------------------------

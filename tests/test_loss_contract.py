@@ -462,6 +462,9 @@ def assert_gradients_of_transposes_arrive(rank: int) -> None:
     joined, kept = gather_ranks([own, labels])
     assert joined.shape == (3, 2)
     assert kept.tolist() == [True] * 3
+    first, second = gather_ranks([labels, own.detach()])  # classes may come first
+    assert torch.equal(first, kept)
+    assert torch.equal(second, joined)
     weight = torch.arange(6.0).reshape(2, 3)
     (joined.mT * weight).sum().backward()
     torch.testing.assert_close(own.grad, 2 * weight.mT[:count])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
@@ -9,6 +11,7 @@ from torch import Tensor
 from flashmi_reg import (
     FlashMI,
     MutualInformationLoss,
+    estimate,
     label_mutual_information,
     mutual_information_matrix,
     sliced_estimate,
@@ -17,7 +20,8 @@ from flashmi_reg import (
 )
 from flashmi_reg.contingency import class_information
 from flashmi_reg.errors import InputError, SupportWarning
-from flashmi_reg.mixed import mixed_mutual_information
+from flashmi_reg.mixed import class_entropy, mixed_estimate, mixed_mutual_information
+from flashmi_reg.result import CLASSES_UNCALIBRATED, UNCALIBRATED
 
 
 @pytest.fixture
@@ -72,6 +76,80 @@ def test_missing_values_are_no_class(x: Tensor) -> None:
     y = torch.full((100, 1), torch.nan)
     with pytest.raises(InputError, match="NaN or infinite"):
         mixed_mutual_information(x, y, discrete_y=True)
+
+
+def test_estimate_of_classes_has_a_ceiling_and_no_interval(x: Tensor, labels: Tensor) -> None:
+    expected = label_mutual_information(x, labels)
+    for sides, widths in (((x, labels), (3, 1)), ((labels, x), (1, 3))):
+        found = estimate(*sides)
+        assert torch.equal(found.value, expected)
+        assert (found.n, found.dx, found.dy) == (100, *widths)
+        assert found.interval is found.null_level is found.support is None
+        assert found.warnings == (CLASSES_UNCALIBRATED,)
+        shares = torch.bincount(labels) / 100
+        assert float(found.ceiling) == pytest.approx(float(-(shares * shares.log()).sum()))
+        line = str(found)
+        assert f"the classes tell at most {float(found.ceiling):.3f}" in line
+        assert line.count("no interval") == 1
+    floats = 0.5 * labels[:, None].float()
+    assert torch.equal(estimate(x, floats, discrete_y=True).value, expected)
+    batch = estimate(torch.stack([x, x[:, [1, 0, 2]]]), labels.expand(2, -1))
+    assert batch.value.shape == batch.ceiling.shape == (2,)
+    torch.testing.assert_close(batch.value[0], expected)
+    # Doubts of the label path are told beside it, once, and none is raised.
+    rare = labels.clone()
+    rare[:3] = 7
+    assert "fewer than 8 samples" in estimate(x, rare).warnings[0]
+
+
+def test_estimate_of_two_columns_of_classes(x: Tensor, labels: Tensor) -> None:
+    other = (x[:, 0] > 0).long()
+    found = estimate(labels, other)
+    torch.testing.assert_close(found.value, class_information(labels, other).value.float())
+    torch.testing.assert_close(
+        found.ceiling.double(),
+        torch.minimum(class_entropy(labels), class_entropy(other)),
+        atol=1e-6,
+        rtol=0,
+    )
+    columns = estimate(labels[:, None], other[:, None])
+    assert torch.equal(columns.value, found.value)
+    assert (columns.n, columns.dx, columns.dy) == (100, 1, 1)
+    assert estimate(torch.stack([labels, other], 1), other).dx == 2
+    assert estimate(labels.expand(2, -1), other.expand(2, -1)).value.shape == (2,)
+
+
+def test_information_above_the_entropy_is_told_and_not_hidden() -> None:
+    few = torch.tensor([0, 0, 0, 1, 1, 1])  # corrected for bias, its entropy is above log 2
+    found = estimate(few, few)
+    assert found.value > math.log(2) + 0.1
+    assert any("above the entropy of the classes" in text for text in found.warnings)
+    many = torch.arange(2000) % 4
+    assert not any("above the entropy" in text for text in estimate(many, many).warnings)
+
+
+@pytest.mark.parametrize("classes", [2, 5, 20])
+def test_separable_classes_tell_no_more_than_their_entropy(classes: int) -> None:
+    labels = torch.arange(400) % classes
+    noise = torch.randn(400, 2, generator=torch.Generator().manual_seed(0))
+    found = estimate(torch.stack([10.0 * labels, 0.0 * labels], 1) + noise, labels)
+    assert float(found.ceiling) == pytest.approx(math.log(classes), abs=1e-3)
+    assert found.ceiling - 0.15 < found.value <= found.ceiling
+
+
+def test_estimate_without_calibration_warns_of_it(x: Tensor, tiny: FlashMI) -> None:
+    y = x[:, :2].exp() + x.flip(0)[:, :2]
+    found = mixed_estimate(x, y, model=tiny)
+    assert torch.equal(found.value, tiny.mutual_information(x, y))
+    assert found.warnings.count(UNCALIBRATED) == 1
+    assert found.interval is None
+    assert str(found).count("not calibrated") == 1
+    calibrated = estimate(x, x.flip(0))
+    assert calibrated.interval is not None
+    assert calibrated.ceiling is None
+    assert UNCALIBRATED not in calibrated.warnings
+    small = FlashMI.from_pretrained("small")
+    assert torch.equal(estimate(x, y, model=small).value, small.estimate(x, y).value)
 
 
 def test_sliced_information_about_classes() -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from experiments.baselines.neural import Critic, Objective, Schedule, fit, log_mean_exp
+from experiments.baselines.neural import Critic, Objective, Schedule, fit, log_mean_exp, shifted
 from experiments.baselines.protocol import Estimate
 
 __all__ = ["MINE", "DonskerVaradhan"]
@@ -45,9 +45,7 @@ class DonskerVaradhan(Objective):
 
     def value(self, critic: Critic, x: Tensor, y: Tensor) -> float:
         """The bound on held-out pairs; each x meets the y of `shifts` others, never its own."""
-        n = len(x)
-        steps = sorted({1 + s * (n - 1) // self.shifts for s in range(self.shifts)})
-        product = torch.stack([critic(x, y.roll(step, 0)) for step in steps])
+        product = torch.stack([critic(x, other) for other in shifted(y, self.shifts)])
         return (critic(x, y).mean() - log_mean_exp(product)).item()
 
 

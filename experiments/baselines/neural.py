@@ -1,20 +1,20 @@
-"""The training loop that MINE and InfoNCE share: a critic fitted to one data set."""
+"""The training loop that the neural baselines share: a critic fitted to one data set."""
 
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from experiments.baselines.gaussian_copula import normal_scores
-from experiments.baselines.protocol import Array, Estimate, as_pair
+from experiments.baselines.protocol import Array, Estimate, as_pair, clock
 
-__all__ = ["Critic", "Objective", "Schedule", "fit", "log_mean_exp"]
+__all__ = ["Critic", "Objective", "Schedule", "fit", "log_mean_exp", "shifted"]
 
 
 class Critic(nn.Module):
@@ -61,24 +61,34 @@ class Critic(nn.Module):
 
 
 class Objective:
-    """A lower bound on mutual information; one instance lives through one fit."""
+    """An estimate of mutual information that is trained; one instance lives through one fit."""
 
-    def loss(self, critic: Critic, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
+    def critic(
+        self, dx: int, dy: int, hidden: Sequence[int], generator: torch.Generator
+    ) -> nn.Module:
+        """What is trained for x of width `dx` and y of width `dy`, by default a :class:`Critic`."""
+        return Critic(dx, dy, hidden, generator=generator)
+
+    def loss(self, critic: Any, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
         """What a step of gradient descent minimises on a batch."""
         raise NotImplementedError
 
-    def value(self, critic: Critic, x: Tensor, y: Tensor) -> float:
-        """The bound in nats on held-out pairs, without randomness."""
+    def value(self, critic: Any, x: Tensor, y: Tensor) -> float:
+        """The estimate in nats on held-out pairs, without randomness."""
         raise NotImplementedError
+
+    def score(self, critic: Any, x: Tensor, y: Tensor, value: float) -> float:
+        """What decides on held-out pairs when to stop; for lower bounds it is the value itself."""
+        return value
 
 
 @dataclass(frozen=True)
 class Schedule:
     r"""How a critic is trained.
 
-    As in the BMI benchmark: half of the pairs are held out, training stops when the bound there
-    no longer grows, and the best held-out value is the estimate. The networks are wider and the
-    learning rate is smaller than there (16–8 and 0.1), which is better on most tasks.
+    As in the BMI benchmark: half of the pairs are held out, training stops when the score there
+    no longer grows, and the held-out value of the best score is the estimate. The networks are
+    wider and the learning rate is smaller than there (16–8 and 0.1), which is better on most tasks.
 
     Args:
         hidden: The widths of the critic's hidden layers.
@@ -108,6 +118,13 @@ def log_mean_exp(x: Tensor) -> Tensor:
     return x.flatten().logsumexp(0) - math.log(x.numel())
 
 
+def shifted(y: Tensor, shifts: int) -> list[Tensor]:
+    """Copies of y, shape `(n, dy)`, in which each x meets the y of another, never its own."""
+    n = len(y)
+    steps = sorted({1 + s * (n - 1) // shifts for s in range(shifts)})
+    return [y.roll(step, 0) for step in steps]
+
+
 def _prepare(x: Array, scores: bool) -> Tensor:
     if scores:
         x = normal_scores(x)
@@ -118,24 +135,25 @@ def _prepare(x: Array, scores: bool) -> Tensor:
 def fit(
     make_objective: Callable[[], Objective], x: Tensor, y: Tensor, seed: int, schedule: Schedule
 ) -> Estimate:
-    r"""Train a critic on one data set and return its best held-out bound.
+    r"""Train a critic on one data set and return its best held-out value.
 
     Args:
-        make_objective: Makes the bound to maximise.
+        make_objective: Makes what is trained.
         x: Samples of shape `(n, dx)`.
         y: Samples of shape `(n, dy)`.
         seed: Governs the split, the initial weights and the batches.
         schedule: How the critic is trained.
     """
-    start = time.perf_counter()
+    start = clock()
     x, y = (_prepare(z, schedule.scores) for z in as_pair(x, y))
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(x), generator=generator)
     cut = round(len(x) * schedule.held_out)
     (x_test, x_train), (y_test, y_train) = (z[order].split([cut, len(z) - cut]) for z in (x, y))
-    critic = Critic(x.shape[1], y.shape[1], schedule.hidden, generator=generator)
+    objective = make_objective()
+    critic = objective.critic(x.shape[1], y.shape[1], schedule.hidden, generator)
     optimizer = torch.optim.Adam(critic.parameters(), lr=schedule.learning_rate)
-    objective, best, stale, steps = make_objective(), -math.inf, 0, 0
+    best, found, stale, steps = -math.inf, math.nan, 0, 0
     while steps < schedule.max_steps and stale < schedule.patience:
         for _ in range(schedule.every):
             rows = torch.randperm(len(x_train), generator=generator)[: schedule.batch]
@@ -146,6 +164,7 @@ def fit(
         steps += schedule.every
         with torch.no_grad():
             value = objective.value(critic, x_test, y_test)
-        best, stale = (value, 0) if value > best else (best, stale + 1)
-    seconds = time.perf_counter() - start
-    return Estimate(best, seconds, steps=steps, converged=stale >= schedule.patience)
+            score = objective.score(critic, x_test, y_test, value)
+        best, found, stale = (score, value, 0) if score > best else (best, found, stale + 1)
+    seconds = clock() - start
+    return Estimate(found, seconds, steps=steps, converged=stale >= schedule.patience)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor
 
-__all__ = ["Array", "Baseline", "Estimate", "as_pair"]
+__all__ = ["Array", "Baseline", "Estimate", "as_pair", "clock"]
 
 Array = npt.NDArray[np.float64]
 
@@ -20,7 +22,7 @@ class Estimate:
 
     Args:
         value: The estimate in nats.
-        seconds: The wall-clock time that it took.
+        seconds: The time that it took, by :func:`clock`.
         steps: The number of optimiser steps, where something was trained.
         converged: Whether training stopped by itself, before its limit of steps.
     """
@@ -29,6 +31,11 @@ class Estimate:
     seconds: float
     steps: int | None = None
     converged: bool | None = None
+
+
+def clock() -> float:
+    """Seconds: with one thread those of the processor, so that a busy machine does not count."""
+    return time.process_time() if torch.get_num_threads() == 1 else time.perf_counter()
 
 
 class Baseline(Protocol):

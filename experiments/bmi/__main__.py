@@ -6,6 +6,7 @@ import argparse
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,15 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--reuse",
         action="store_true",
-        help="take baseline estimates from the last results where task, n and seeds agree",
+        help="take baseline estimates from the last results where task, n and seeds are the same",
+    )
+    parser.add_argument(
+        "--keep",
+        action="store_true",
+        help="leave in the results what this run does not estimate anew: other n, other methods",
+    )
+    parser.add_argument(
+        "--add", type=Path, nargs="*", default=[], metavar="FILE", help="results to join to those"
     )
     parser.add_argument("--out", type=Path, default=RESULTS / "bmi.json", help="the JSON file")
     return parser.parse_args(arguments)
@@ -61,7 +70,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(arguments)
     tasks = [t for t in TASKS.values() if options.subset in ("all", _kind(t))]
     model = None if options.no_ours else FlashMI.from_pretrained(options.weights)
-    known = _known(options.out, options.seeds) if options.reuse else {}
+    last = _read(options.out)
+    known = _known(last, options.seeds) if options.reuse else {}
     methods = ([] if model is None else ["ours"]) + options.baselines
     if model is not None:
         run_ours(model, tasks[0], 128, 1)  # the first call pays for one-time set-up
@@ -79,22 +89,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 )
             cells.append(cell)
 
-    summaries = summarise(cells)
     for n in options.n:
         print(f"\nn = {n:,}, {options.seeds} seeds; mean estimate and its error, nats")
         print(_task_table([cell for cell in cells if cell.n == n], methods))
-    print()
-    print(_summary_table(summaries))
-    print("null: mean estimate with the pairing broken (truth 0); ", end="")
-    print("fresh: mean error of the critic's bound at new pairs")
     content = {
         "settings": {"n": options.n, "seeds": list(range(options.seeds)), "subset": options.subset},
         "weights": None if model is None else describe_weights(model, options.weights),
         **circumstances("scipy"),
         "baselines": {name: repr(BASELINES[name]) for name in options.baselines},
-        "summary": [summary._asdict() for summary in summaries],
-        "cells": [asdict(cell) for cell in cells],
     }
+    content["cells"] = [asdict(cell) for cell in cells]
+    added = [json.loads(path.read_text()) for path in options.add]
+    content = reduce(_merged, [*([last] if options.keep and last else []), *added, content])
+    cells = [_cell(found) for found in content["cells"]]
+    summaries = summarise(cells)
+    content["summary"] = [summary._asdict() for summary in summaries]
+    print()
+    print(_summary_table(summaries))
+    print("null: mean estimate with the pairing broken (truth 0); ", end="")
+    print("fresh: mean error of the critic's bound at new pairs")
     picture = draw_results(options.out.with_suffix(".png"), cells, summaries)
     print(f"\nwrote {write_json(options.out, content).name} and {picture.name}")
 
@@ -103,13 +116,14 @@ def _kind(task: Task) -> str:
     return "narrow" if task.narrow else "wide"
 
 
-def _known(path: Path, seeds: int) -> dict[tuple[str, str, int], Cell]:
-    if not path.is_file():
-        return {}
-    found = [_cell(content) for content in json.loads(path.read_text())["cells"]]
+def _read(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
+def _known(last: dict[str, Any], seeds: int) -> dict[tuple[str, str, int], Cell]:
     return {
         (cell.method, cell.task, cell.n): cell
-        for cell in found
+        for cell in map(_cell, last.get("cells", []))
         if cell.method != "ours" and len(cell.values) == seeds
     }
 
@@ -117,6 +131,26 @@ def _known(path: Path, seeds: int) -> dict[tuple[str, str, int], Cell]:
 def _cell(content: dict[str, Any]) -> Cell:
     lists = {name: tuple(content[name]) for name in ("values", "nulls", "fresh")}
     return Cell(**(content | lists))
+
+
+def _merged(last: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """The last results with new ones in their place; of other weights than the new, none stay."""
+    old = last["cells"]
+    checksums = {found["weights"]["sha256"] for found in (last, new) if found["weights"]}
+    if len(checksums) > 1:
+        old = [cell for cell in old if cell["method"] != "ours"]
+    keyed = {(cell["method"], cell["task"], cell["n"]): cell for cell in [*old, *new["cells"]]}
+    before, settings = last["settings"], new["settings"]
+    return new | {
+        "settings": {
+            "n": sorted({*before["n"], *settings["n"]}),
+            "seeds": max(before["seeds"], settings["seeds"], key=len),
+            "subset": before["subset"] if before["subset"] == settings["subset"] else "all",
+        },
+        "weights": new["weights"] or last["weights"],
+        "baselines": last["baselines"] | new["baselines"],
+        "cells": sorted(keyed.values(), key=lambda cell: cell["n"]),
+    }
 
 
 def _task_table(cells: Sequence[Cell], methods: Sequence[str]) -> str:
@@ -133,12 +167,13 @@ def _task_table(cells: Sequence[Cell], methods: Sequence[str]) -> str:
 
 
 def _summary_table(summaries: Sequence[Summary]) -> str:
-    head = ["method", "n", "tasks", "MAE", "bias", "seed s.d.", "null", "fresh", "seconds"]
+    head = ["method", "n", "tasks", "seeds", "MAE", "bias", "seed s.d.", "null", "fresh", "seconds"]
     rows = [
         [
             s.method,
             f"{s.n:,}",
             f"{s.group} ({s.tasks})",
+            str(s.seeds),
             number(s.mae),
             number(s.bias, sign=True),
             number(s.spread),

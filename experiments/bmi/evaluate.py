@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 import statistics
-import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ import torch
 from torch import Tensor
 
 from experiments.baselines import Baseline
+from experiments.baselines.protocol import clock
 from experiments.bmi.tasks import Task, generator_for
 from flashmi_reg import FlashMI
 from flashmi_reg.errors import InputError, SupportWarning
@@ -40,7 +40,7 @@ class Cell:
         truth: the true mutual information in nats.
         narrow: whether the task is a narrow one.
         values: one estimate a seed; empty if the method does not take data so wide.
-        seconds: the mean time of one estimate.
+        seconds: the mean time of one estimate, by `baselines.protocol.clock`.
         steps: the mean number of training steps, where there is training.
         nulls: one estimate a seed with the pairing broken; the truth is zero.
         fresh: one bound a seed of the critic at new pairs, where there is a critic to ask.
@@ -83,14 +83,16 @@ class Cell:
 class Summary(NamedTuple):
     """The errors of one method at one n over a group of tasks, and its time for one estimate.
 
-    `null` is the mean estimate where the truth is zero, `fresh` the mean signed error of the
-    critic's bound at new pairs, which is at most zero but for sampling error.
+    `seeds` is the least number of data sets behind a task, `null` the mean estimate where the truth
+    is zero, `fresh` the mean signed error of the critic's bound at new pairs, which is at most zero
+    but for sampling error.
     """
 
     method: str
     n: int
     group: str
     tasks: int
+    seeds: int
     mae: float
     bias: float
     spread: float | None
@@ -116,15 +118,16 @@ def run_ours(model: FlashMI, task: Task, n: int, seeds: int) -> Cell:
     """Estimate all seeds in one call; a cell without values if the task is too wide."""
     x, y = draw(task, n, seeds)
     values, nulls, fresh = [], [], []
-    start = time.perf_counter()
+    start = clock()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SupportWarning)
         try:
             values = _ours(model, x, y)
-            seconds = (time.perf_counter() - start) / seeds
+            seconds = (clock() - start) / seeds
             nulls = _ours(model, x, broken(y))
-            fresh = _fresh_bound(model, task, x, y)
-        except InputError:
+            # There is a critic to ask where the network reads all coordinates.
+            fresh = _fresh_bound(model, task, x, y) if task.narrow else []
+        except InputError:  # too few samples for so wide a task
             if task.narrow:
                 raise
             seconds = 0.0
@@ -201,6 +204,7 @@ def summarise(cells: Sequence[Cell]) -> list[Summary]:
                     n=n,
                     group=group,
                     tasks=len(chosen),
+                    seeds=min(len(cell.values) for cell in chosen),
                     mae=statistics.fmean(cell.error or 0.0 for cell in chosen),
                     bias=statistics.fmean(cell.bias or 0.0 for cell in chosen),
                     spread=statistics.fmean(spreads) if spreads else None,

@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 
 from experiments.bmi.evaluate import Cell, Summary
 
-__all__ = ["draw_results"]
+__all__ = ["COLOURS", "LABELS", "draw_results"]
 
 COLOURS = {
     "ours": "#d1495b",
@@ -22,6 +22,10 @@ COLOURS = {
     "ksg": "#2a9d8f",
     "mine": "#e9a23b",
     "infonce": "#5f6caf",
+    "nwj": "#a05195",
+    "smile": "#6d4c41",
+    "knife": "#4a90c2",
+    "small": "#f095a0",
 }
 LABELS = {
     "ours": "FlashMI",
@@ -29,12 +33,19 @@ LABELS = {
     "ksg": "KSG",
     "mine": "MINE",
     "infonce": "InfoNCE",
+    "nwj": "NWJ",
+    "smile": "SMILE",
+    "knife": "KNIFE",
+    "small": "FlashMI, small",
 }
+MOST_ROWS = 3
 
 
 def draw_results(path: Path, cells: Sequence[Cell], summaries: Sequence[Summary]) -> Path:
-    """Draw one row of panels for each n and save them at `path`."""
+    """Draw a row of panels for each n, or for three of many, and save them at `path`."""
     sizes = sorted({cell.n for cell in cells})
+    if len(sizes) > MOST_ROWS:
+        sizes = [sizes[0], sizes[len(sizes) // 2], sizes[-1]]
     methods = list(dict.fromkeys(cell.method for cell in cells))
     figure, axes = plt.subplots(
         len(sizes), 2, figsize=(11, 4.6 * len(sizes)), squeeze=False, layout="constrained"

@@ -41,25 +41,26 @@ class Splits(NamedTuple):
 
     Attributes:
         train: what the models see.
-        validation: what strengths are chosen by; drawn by the rule of `train`, labels clean.
+        validation: what settings are chosen by; drawn by the rule of `train`, labels clean.
         test: rows seen by nobody, drawn by the rule of `train`.
-        shifted: the same rows where the nuisance is independent of the label; `test` itself in
+        shifted: the test rows where the nuisance is independent of the label; `test` itself in
             the other tasks.
+        moved: the validation rows, likewise.
     """
 
     train: Rows
     validation: Rows
     test: Rows
     shifted: Rows
+    moved: Rows
 
 
 def nuisance(seed: int) -> Splits:
     """Digits on a coloured ground; colour goes with the digit (r = 0.92), not so in `shifted`.
 
-    The nuisance of training and validation is the colour less the mean colour of its digit, over
-    its standard deviation, so that removing it does not forbid to tell the digits: for a residual
-    r independent of the label y, I(f(z, y); r) ≤ I(z; r | y) = I(z; colour | y) whatever the
-    function f.
+    The nuisance of training is the colour less the mean colour of its digit, over its standard
+    deviation, so that removing it does not forbid to tell the digits: for a residual r independent
+    of the label y, I(f(z, y); r) ≤ I(z; r | y) = I(z; colour | y) whatever the function f.
     """
     data = coloured_digits(seed, train_share=0.6)
     mean = torch.stack([data.train.colour[rows].mean(0) for rows in data.train.rows_of_class()])
@@ -69,15 +70,13 @@ def nuisance(seed: int) -> Splits:
         colour = (split.colour - mean[split.labels]) / scale if residual else split.colour
         return Rows(split.images.flatten(1), split.labels, colour)
 
-    known = rows(data.train, residual=True)
-    order = torch.randperm(len(known.x), generator=torch.Generator().manual_seed(seed))
-    cut = 2 * len(order) // 3
-    return Splits(
-        known.take(order[:cut]),
-        known.take(order[cut:]),
-        rows(data.test_in, residual=True),
-        rows(data.test_out, residual=False),
+    held = rows(data.test_in, residual=True), rows(data.test_out, residual=False)
+    order = torch.randperm(len(held[0].x), generator=torch.Generator().manual_seed(seed))
+    cut = 2 * len(order) // 5
+    (validation, test), (moved, shifted) = (
+        (part.take(order[:cut]), part.take(order[cut:])) for part in held
     )
+    return Splits(rows(data.train, residual=True), validation, test, shifted, moved)
 
 
 def fair(seed: int) -> Splits:
@@ -93,7 +92,7 @@ def fair(seed: int) -> Splits:
     both = np.column_stack([progression, np.delete(columns, 1, axis=1)])
     target = torch.from_numpy(both).float()
     order = torch.randperm(len(target), generator=torch.Generator().manual_seed(seed))
-    cuts = len(target) * 45 // 100, len(target) * 60 // 100
+    cuts = len(target) * 40 // 100, len(target) * 65 // 100
     train = target[order[: cuts[0]]]
     target = (target - train.mean(0)) / train.std(0)
     return _cut(Rows(target[:, 1:], target, sex), order, *cuts)
@@ -140,4 +139,4 @@ def _digits() -> tuple[Tensor, Tensor]:
 def _cut(rows: Rows, order: Tensor, first: int, second: int) -> Splits:
     parts = (order[:first], order[first:second], order[second:])
     train, validation, test = (rows.take(index) for index in parts)
-    return Splits(train, validation, test, test)
+    return Splits(train, validation, test, test, validation)

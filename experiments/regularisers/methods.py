@@ -35,8 +35,7 @@ __all__ = [
 ]
 
 HIDDEN = 64
-# Steps of a method's own network for each step of the model, and their learning rate.
-INNER = 3
+# Learning rate of a method's own network.
 RATE = 3e-3
 
 
@@ -47,7 +46,10 @@ class Regulariser(nn.Module):
     pass; a network that must be trained against the model has an optimizer of its own.
 
     Attributes:
-        every: the term is due in one of so many steps only, with that many times its weight.
+        every: the term is due in one of so many steps only, with that many times its weight, as
+            in "Analyzing and Improving the Image Quality of StyleGAN" (Karras et al., 2020,
+            https://arxiv.org/abs/1912.04958): where a term costs more than a step of the model,
+            equal time buys more steps.
     """
 
     every = 1
@@ -64,15 +66,10 @@ class Regulariser(nn.Module):
 
 
 class Ours(Regulariser):
-    """The frozen network of this package; for classes, the critic that needs no network.
+    """The frozen network of this package; for classes, the critic that needs no network."""
 
-    An estimate costs as much as dozens of steps of the small models here, so that it pays to have
-    it in some of the steps only, as lazy regularisation does.
-    """
-
-    def __init__(self, weights: str | Path, every: int) -> None:
+    def __init__(self, weights: str | Path) -> None:
         super().__init__()
-        self.every = every
         self.loss = MutualInformationLoss("minimize", weights=weights)
 
     def forward(self, a: Tensor, b: Tensor, weight: float) -> Tensor:
@@ -121,9 +118,10 @@ class ChannelCLUB(Regulariser):
 class MINE(Regulariser):
     r"""The Donsker–Varadhan bound with a critic that is trained in turns with the model."""
 
-    def __init__(self, da: int, db: int, generator: torch.Generator) -> None:
+    def __init__(self, da: int, db: int, generator: torch.Generator, inner: int) -> None:
         super().__init__()
         self.generator = generator
+        self.inner = inner
         self.objective = DonskerVaradhan()
         self._critic = [Critic(da, db, (HIDDEN, HIDDEN), generator=generator)]
         self._optimizer = torch.optim.Adam(self._critic[0].parameters(), lr=RATE)
@@ -135,7 +133,7 @@ class MINE(Regulariser):
         def train() -> Tensor:
             return self.objective.loss(critic, a.detach(), b.detach(), self.generator)
 
-        _inner(self._optimizer, train)
+        _inner(self._optimizer, train, self.inner)
         shuffled = b[torch.randperm(len(b), generator=self.generator)]
         return weight * (critic(a, b).mean() - log_mean_exp(critic(a, shuffled)))
 
@@ -143,9 +141,12 @@ class MINE(Regulariser):
 class CLUB(Regulariser):
     r"""The variational CLUB, with a network q(b|a) that is trained in turns with the model."""
 
-    def __init__(self, da: int, db: int, classes: int | None, generator: torch.Generator) -> None:
+    def __init__(
+        self, da: int, db: int, classes: int | None, generator: torch.Generator, inner: int
+    ) -> None:
         super().__init__()
         self.classes = classes
+        self.inner = inner
         self._net = [perceptron(da, 2 * db if classes is None else classes, generator)]
         self._optimizer = torch.optim.Adam(self._net[0].parameters(), lr=RATE)
 
@@ -163,7 +164,7 @@ class CLUB(Regulariser):
             mean, log_variance = self._gaussian(a.detach())
             return ((b - mean).square() / log_variance.exp() + log_variance).mean()
 
-        _inner(self._optimizer, train)
+        _inner(self._optimizer, train, self.inner)
         if self.classes is not None:
             return weight * label_club(net(a), b)
         return weight * gaussian_club(*self._gaussian(a), b)
@@ -183,19 +184,30 @@ class _Reverse(torch.autograd.Function):
 class GradientReversal(Regulariser):
     r"""A predictor of b from a, whose gradient reaches the model with the opposite sign (DANN).
 
+    The predictor takes its step with the model, as published, and may take more before it.
+
     References:
         | Domain-Adversarial Training of Neural Networks (Ganin et al., 2016)
         | https://arxiv.org/abs/1505.07818
     """
 
-    def __init__(self, da: int, db: int, classes: int | None, generator: torch.Generator) -> None:
+    def __init__(
+        self, da: int, db: int, classes: int | None, generator: torch.Generator, inner: int
+    ) -> None:
         super().__init__()
+        self.inner = inner
         self.net = perceptron(da, db if classes is None else classes, generator)
+        self._optimizer = torch.optim.Adam(self.net.parameters(), lr=RATE)
 
     def forward(self, a: Tensor, b: Tensor, weight: float) -> Tensor:
         """The predictor's loss; the weight acts in the reversal."""
-        found = self.net(_Reverse.apply(a, weight))
-        return F.mse_loss(found, b) if b.is_floating_point() else F.cross_entropy(found, b)
+
+        def loss(code: Tensor) -> Tensor:
+            found = self.net(code)
+            return F.mse_loss(found, b) if b.is_floating_point() else F.cross_entropy(found, b)
+
+        _inner(self._optimizer, lambda: loss(a.detach()), self.inner)
+        return loss(_Reverse.apply(a, weight))
 
 
 def columns(b: Tensor) -> Tensor:
@@ -214,8 +226,8 @@ def perceptron(wide: int, out: int, generator: torch.Generator) -> nn.Sequential
         return nn.Sequential(nn.Linear(wide, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, out))
 
 
-def _inner(optimizer: torch.optim.Optimizer, loss: Callable[[], Tensor]) -> None:
-    for _ in range(INNER):
+def _inner(optimizer: torch.optim.Optimizer, loss: Callable[[], Tensor], steps: int) -> None:
+    for _ in range(steps):
         optimizer.zero_grad()
         loss().backward()
         optimizer.step()
@@ -232,6 +244,7 @@ def make(
     weights: str | Path,
     every: int,
     seed: int,
+    inner: int = 3,
     classes: int | None = None,
     noise: float | None = None,
     temperature: float = 0.5,
@@ -242,28 +255,33 @@ def make(
         method: one of :data:`METHODS`.
         widths: of the two sides; of classes, 1.
         weights: of our network.
-        every: see :class:`Regulariser`, for ours.
+        every: see :class:`Regulariser`.
         seed: of networks and shuffled pairs.
+        inner: steps of a method's own network before each of the model.
         classes: their number where the second side holds classes.
         noise: its size where the second side is the first plus noise.
         temperature: of InfoNCE.
     """
     generator = torch.Generator().manual_seed(seed)
+    term: Regulariser
     match method:
         case "none":
             return None
         case "ours":
-            return Ours(weights, every)
+            term = Ours(weights)
+        case "CLUB" if noise is not None:
+            term = ChannelCLUB(noise)
         case "CLUB":
-            if noise is not None:
-                return ChannelCLUB(noise)
-            return CLUB(*widths, classes, generator)
+            term = CLUB(*widths, classes, generator, inner)
         case "MINE":
-            return MINE(widths[0], classes or widths[1], generator)
+            term = MINE(widths[0], classes or widths[1], generator, inner)
         case "InfoNCE":
-            return InfoNCE(temperature)
+            term = InfoNCE(temperature)
         case "HSIC":
-            return HSIC()
+            term = HSIC()
         case "gradient reversal":
-            return GradientReversal(*widths, classes, generator)
-    raise ValueError(f"`method` must be one of {METHODS}, received {method!r}.")
+            term = GradientReversal(*widths, classes, generator, inner)
+        case _:
+            raise ValueError(f"`method` must be one of {METHODS}, received {method!r}.")
+    term.every = every
+    return term

@@ -1,4 +1,4 @@
-"""The picture: one panel a task, a point with error bars for each method at its strength."""
+"""The picture: one panel a task, a point with error bars for each method at its setting."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def draw(path: Path, cells: Sequence[Cell], tuning: Sequence[int], note: str) ->
     Args:
         path: of the picture.
         cells: of all tasks.
-        tuning: seeds of which all strengths are there; they are drawn small and joined by a line.
+        tuning: seeds of which all settings are there; they are drawn small.
         note: under the title.
     """
     rows = summarise(cells, tuning)
@@ -68,11 +68,18 @@ def _panel(
         at = METHODS.index(row.method)
         tone, mark = TONES[at], MARKS[at]
         curve = []
-        for strength in settings.strengths[row.method]:
-            tuned = [c for c in of(cells, task, row.method, strength) if c.seed in tuning]
+        for setting in settings.grids[row.method]:
+            tuned = [c for c in of(cells, task, row.method, setting) if c.seed in tuning]
             if tuned:
                 curve.append((spread(tuned, across)[0], spread(tuned, "score")[0]))
-        axes.plot(*zip(*curve, strict=True), color=tone, marker=mark, markersize=3, alpha=0.35)
+        axes.plot(
+            *zip(*curve, strict=True),
+            color=tone,
+            marker=mark,
+            markersize=3,
+            alpha=0.3,
+            linestyle="",
+        )
         (x, dx), (y, dy) = row.figures[across], row.figures["score"]
         axes.errorbar(
             x, y, xerr=dx, yerr=dy, color=tone, marker=mark, markersize=9, capsize=3, zorder=3

@@ -1,71 +1,73 @@
-"""Which strength a method is given: one rule for all methods, on validation rows alone."""
+"""Which setting a method is given: one rule for all methods, on validation rows alone."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from statistics import fmean
 
-from experiments.regularisers.tasks import TASKS, Cell
+from experiments.regularisers.tasks import TASKS, Cell, Setting
 
 __all__ = ["RULE", "TOLERANCE", "chosen", "of", "pending"]
 
 TOLERANCE = 0.03
 RULE = (
-    "Removal: the largest strength whose validation score, in distribution, is at most"
-    f" {TOLERANCE} below that without the term; where there is none, the best score. Elsewhere:"
-    " the best validation score. Means over the tuning seeds."
+    "Removal: of the settings whose validation score, in distribution, is at most"
+    f" {TOLERANCE} below that without the term, the one that leaks least on validation rows; where"
+    " there is none, the best score. Elsewhere: the best validation score. Means over the tuning"
+    " seeds."
 )
 
-Run = tuple[str, str, float, int]
+Run = tuple[str, str, Setting, int]
 
 
-def of(cells: Iterable[Cell], task: str, method: str, strength: float | None = None) -> list[Cell]:
-    """The cells of a task and a method, of one strength or of all."""
+def of(cells: Iterable[Cell], task: str, method: str, setting: Setting | None = None) -> list[Cell]:
+    """The cells of a task and a method, of one setting or of all."""
     return [
         cell
         for cell in cells
-        if (cell.task, cell.method) == (task, method) and strength in (None, cell.strength)
+        if (cell.task, cell.method) == (task, method) and setting in (None, cell.setting)
     ]
 
 
-def chosen(cells: Sequence[Cell], task: str, method: str, seeds: Sequence[int]) -> float:
-    """The strength of a method by :data:`RULE`, from the cells of the tuning seeds."""
+def chosen(cells: Sequence[Cell], task: str, method: str, seeds: Sequence[int]) -> Setting:
+    """The setting of a method by :data:`RULE`, from the cells of the tuning seeds."""
 
-    def score(of_method: str, strength: float) -> float:
-        found = [c for c in of(cells, task, of_method, strength) if c.seed in seeds]
-        return fmean(cell.val_score for cell in found)
+    def mean(name: str, setting: Setting, of_method: str = method) -> float:
+        found = [c for c in of(cells, task, of_method, setting) if c.seed in seeds]
+        return fmean(float(getattr(cell, name)) for cell in found)
 
-    settings = TASKS[task]
-    strengths = settings.strengths[method]
-    if settings.kind == "removal" and method != "none":
-        least = score("none", settings.strengths["none"][0]) - TOLERANCE
-        allowed = [strength for strength in strengths if score(method, strength) >= least]
+    grids = TASKS[task].grids
+    if TASKS[task].kind == "removal" and method != "none":
+        without = max(mean("val_score", setting, "none") for setting in grids["none"])
+        least = without - TOLERANCE
+        allowed = [setting for setting in grids[method] if mean("val_score", setting) >= least]
         if allowed:
-            return max(allowed)
-    return max(strengths, key=lambda strength: score(method, strength))
+            return min(allowed, key=lambda setting: mean("val_leak", setting))
+    return max(grids[method], key=lambda setting: mean("val_score", setting))
 
 
 def pending(
     cells: Sequence[Cell], tasks: Sequence[str], tuning: Sequence[int], seeds: Sequence[int]
 ) -> list[Run]:
-    """Runs that are still to be made, as (task, method, strength, seed).
+    """Runs that are still to be made, as (task, method, setting, seed).
 
-    First all strengths on the tuning seeds; once these are there for a method, the chosen one on
-    the others.
+    First all settings on the tuning seeds; once these are there for all methods of a task, the
+    chosen ones on the others, seed by seed: what else the machine does then strikes all alike.
     """
-    done = {(c.task, c.method, c.strength, c.seed) for c in cells}
+    done = {(c.task, c.method, c.setting, c.seed) for c in cells}
     found: list[Run] = []
     for task in tasks:
-        for method, strengths in TASKS[task].strengths.items():
-            first = [(task, method, strength, seed) for strength in strengths for seed in tuning]
-            missing = [run for run in first if run not in done]
-            found += missing
-            base = [
-                (task, "none", s, seed) for s in TASKS[task].strengths["none"] for seed in tuning
-            ]
-            if missing or any(run not in done for run in base):
-                continue
-            best = chosen(cells, task, method, tuning)
-            rest = [(task, method, best, seed) for seed in seeds if seed not in tuning]
+        grids = TASKS[task].grids
+        first = [
+            (task, method, setting, seed)
+            for seed in tuning
+            for method, grid in grids.items()
+            for setting in grid
+        ]
+        missing = [run for run in first if run not in done]
+        found += missing
+        if not missing:
+            best = {method: chosen(cells, task, method, tuning) for method in grids}
+            rest = [(task, method, best[method], seed) for seed in seeds for method in grids]
             found += [run for run in rest if run not in done]
     return found

@@ -5,8 +5,9 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,12 +25,39 @@ from experiments.regularisers.probes import (
 from experiments.regularisers.training import Budget, Coder, Codes, Side, fit
 from flashmi_reg.errors import SupportWarning
 
-__all__ = ["TASKS", "Cell", "Task", "run"]
+__all__ = ["TASKS", "Cell", "Setting", "Task", "run"]
 
 Kind = Literal["removal", "views", "bottleneck"]
 NOISE = 0.5
 # Labelled images that the linear probe of the two views learns from.
 LABELLED = 200
+
+
+class Setting(NamedTuple):
+    """What is chosen for a method on a task.
+
+    Attributes:
+        strength: weight of the term; the temperature of InfoNCE; 1 of other methods that are all
+            of the loss.
+        every: see `Regulariser`.
+        rate: learning rate, where it is not the task's.
+        inner: steps of the method's own network before each of the model.
+    """
+
+    strength: float
+    every: int = 1
+    rate: float | None = None
+    inner: int = 3
+
+
+def _grid(
+    *strengths: float,
+    every: tuple[int, ...] = (1,),
+    rate: tuple[float | None, ...] = (None,),
+    inner: tuple[int, ...] = (3,),
+) -> tuple[Setting, ...]:
+    """All combinations."""
+    return tuple(Setting(*chosen) for chosen in product(strengths, every, rate, inner))
 
 
 @dataclass(frozen=True)
@@ -44,12 +72,10 @@ class Task:
         hidden: width of the hidden layer.
         code: width of the code.
         out: width of the head.
-        rate: learning rate, except where it is the strength.
+        rate: learning rate, except where a setting has its own.
         batch: rows of a step.
         seconds: the budget.
-        every: see `Regulariser`, for ours.
-        strengths: of each method that applies, what is tried: weights of the term; of the two
-            views, where the term is all of the loss, learning rates, or temperatures of InfoNCE.
+        grids: of each method that applies, the settings that are tried.
         names: of the figures `score`, `score_in`, `leak` and `information`; empty where there is
             none.
     """
@@ -63,8 +89,7 @@ class Task:
     rate: float
     batch: int
     seconds: float
-    every: int
-    strengths: Mapping[str, tuple[float, ...]]
+    grids: Mapping[str, tuple[Setting, ...]]
     names: Mapping[str, str]
 
 
@@ -79,14 +104,13 @@ TASKS: dict[str, Task] = {
         rate=3e-3,
         batch=256,
         seconds=4.0,
-        every=8,
-        strengths={
-            "none": (0.0,),
-            "ours": (0.5, 1.5, 5.0),
-            "CLUB": (0.3, 1.0, 3.0),
-            "MINE": (0.5, 1.5, 5.0),
-            "HSIC": (2.0, 6.0, 20.0),
-            "gradient reversal": (1.0, 4.0, 16.0),
+        grids={
+            "none": _grid(0.0),
+            "ours": _grid(1.5, 3.0, 5.0, 8.0, every=(12, 24)),
+            "CLUB": _grid(1.0, 2.5, 5.0, 10.0, inner=(1, 3)),
+            "MINE": _grid(1.0, 2.5, 6.0, 12.0, every=(1, 4)),
+            "HSIC": _grid(4.0, 10.0, 25.0, 60.0, every=(1, 4)),
+            "gradient reversal": _grid(0.3, 1.0, 2.5, 6.0, inner=(0, 3)),
         },
         names={
             "score": "accuracy, colour at random",
@@ -105,14 +129,13 @@ TASKS: dict[str, Task] = {
         rate=1e-2,
         batch=256,
         seconds=2.0,
-        every=8,
-        strengths={
-            "none": (0.0,),
-            "ours": (1.0, 4.0, 16.0),
-            "CLUB": (0.1, 0.5, 2.5),
-            "MINE": (0.5, 2.0, 8.0),
-            "HSIC": (0.5, 2.0, 8.0),
-            "gradient reversal": (0.3, 1.0, 3.0),
+        grids={
+            "none": _grid(0.0, rate=(1e-3, 3e-3, 1e-2)),
+            "ours": _grid(1.0, 4.0, 16.0, 64.0, every=(8,), rate=(3e-3, 1e-2)),
+            "CLUB": _grid(0.1, 0.5, 2.0, 8.0, every=(4,), rate=(3e-3, 1e-2)),
+            "MINE": _grid(0.5, 2.0, 6.0, 20.0, every=(4,), rate=(3e-3, 1e-2)),
+            "HSIC": _grid(1.0, 4.0, 16.0, 64.0, every=(4,), rate=(3e-3, 1e-2)),
+            "gradient reversal": _grid(0.3, 1.0, 3.0, 10.0, rate=(3e-3, 1e-2)),
         },
         names={
             "score": "mean R² of progression and columns",
@@ -130,13 +153,12 @@ TASKS: dict[str, Task] = {
         rate=3e-3,
         batch=256,
         seconds=4.0,
-        every=1,
-        strengths={
-            "none": (0.0,),
-            "ours": (3e-3, 1e-2, 3e-2),
-            "MINE": (1e-3, 3e-3, 1e-2),
-            "InfoNCE": (0.2, 0.5, 1.0),
-            "HSIC": (3e-3, 1e-2, 3e-2),
+        grids={
+            "none": _grid(0.0),
+            "ours": _grid(1.0, rate=(3e-3, 1e-2, 3e-2)),
+            "MINE": _grid(1.0, rate=(1e-3, 3e-3, 1e-2), inner=(1,)),
+            "InfoNCE": _grid(0.5, 1.0, rate=(3e-3, 1e-2)),
+            "HSIC": _grid(1.0, rate=(3e-3, 1e-2, 3e-2)),
         },
         names={
             "score": f"accuracy of a linear probe, {LABELLED} labels",
@@ -153,13 +175,12 @@ TASKS: dict[str, Task] = {
         rate=3e-3,
         batch=256,
         seconds=1.5,
-        every=16,
-        strengths={
-            "none": (0.0,),
-            "ours": (0.01, 0.04, 0.16),
-            "CLUB": (3e-4, 3e-3, 0.03),
-            "MINE": (0.01, 0.04, 0.16),
-            "HSIC": (0.03, 0.1, 0.3),
+        grids={
+            "none": _grid(0.0, rate=(1e-4, 3e-4, 1e-3, 3e-3)),
+            "ours": _grid(3e-3, 0.02, every=(8,), rate=(3e-4, 1e-3, 3e-3)),
+            "CLUB": _grid(1e-3, 6e-3, rate=(3e-4, 1e-3, 3e-3)),
+            "MINE": _grid(0.04, 0.16, every=(4,), rate=(3e-4, 1e-3, 3e-3)),
+            "HSIC": _grid(0.03, 0.1, every=(4,), rate=(3e-4, 1e-3, 3e-3)),
         },
         names={
             "score": "accuracy",
@@ -178,11 +199,12 @@ class Cell:
     Attributes:
         task: name of the task.
         method: name of the method.
-        strength: weight of the term; of the two views, learning rate or temperature.
+        setting: of the method.
         seed: of split, weights and batches.
         weights: checksum of our network's weights, None of other methods.
         steps: of the model within the budget.
-        val_score: on validation rows, what strengths are chosen by.
+        val_score: on validation rows, what settings are chosen by.
+        val_leak: probe for the nuisance on validation rows, likewise.
         score: on test rows; on shifted ones where there are such.
         score_in: on unshifted test rows, or on the training labels.
         leak: probe for the nuisance.
@@ -191,11 +213,12 @@ class Cell:
 
     task: str
     method: str
-    strength: float
+    setting: Setting
     seed: int
     weights: str | None
     steps: int
     val_score: float
+    val_leak: float | None
     score: float
     score_in: float | None
     leak: float | None
@@ -205,7 +228,7 @@ class Cell:
 def run(
     name: str,
     method: str,
-    strength: float,
+    setting: Setting,
     seed: int,
     *,
     weights: str | Path = "base",
@@ -216,8 +239,8 @@ def run(
 
     Args:
         name: of the task.
-        method: one of those in the task's strengths.
-        strength: of its term.
+        method: one of those in the task's grids.
+        setting: of it.
         seed: of split, weights and batches.
         weights: of our network.
         checksum: of those, for the cell.
@@ -238,11 +261,12 @@ def run(
         method,
         (task.code, 1 if task.kind == "removal" else task.code),
         weights=weights,
-        every=task.every,
+        every=setting.every,
+        inner=setting.inner,
         seed=seed,
         classes=classes,
         noise=noise,
-        temperature=strength,
+        temperature=setting.strength,
     )
     views = task.kind == "views"
     with warnings.catch_warnings():
@@ -251,8 +275,8 @@ def run(
             model,
             splits.train,
             term,
-            weight=-1.0 if views else strength,
-            rate=strength if views and method in ("ours", "MINE", "HSIC") else task.rate,
+            weight=-1.0 if views else setting.strength,
+            rate=setting.rate or task.rate,
             batch=task.batch,
             budget=budget or Budget(task.seconds),
             supervised=not views,
@@ -261,7 +285,7 @@ def run(
         )
     found = _JUDGES[name](model, splits)
     own = checksum if method == "ours" else None
-    return Cell(name, method, strength, seed, own, steps, **found)
+    return Cell(name, method, setting, seed, own, steps, **found)
 
 
 @torch.no_grad()
@@ -282,6 +306,7 @@ def _judge_removal(model: Coder, splits: Splits) -> dict[str, Any]:
     moved = splits.shifted is not splits.test
     return {
         "val_score": _accuracy(model, splits.validation),
+        "val_leak": leak(_codes(model, splits.moved).code, splits.moved.other),
         "score": _accuracy(model, splits.shifted),
         "score_in": _accuracy(model, splits.test) if moved else None,
         "leak": leak(code, splits.shifted.other),
@@ -304,6 +329,7 @@ def _judge_views(model: Coder, splits: Splits) -> dict[str, Any]:
     found = _codes(model, splits.test)
     return {
         "val_score": _probe(model, splits, splits.validation),
+        "val_leak": None,
         "score": _probe(model, splits, splits.test),
         "score_in": None,
         "leak": None,
@@ -314,6 +340,7 @@ def _judge_views(model: Coder, splits: Splits) -> dict[str, Any]:
 def _judge_bottleneck(model: Coder, splits: Splits) -> dict[str, Any]:
     return {
         "val_score": _accuracy(model, splits.validation),
+        "val_leak": None,
         "score": _accuracy(model, splits.test),
         "score_in": _accuracy(model, splits.train),
         "leak": None,

@@ -9,8 +9,21 @@ import torch
 from scipy.special import digamma
 from torch import Tensor
 
-from experiments.baselines import BASELINES, KSG, MINE, GaussianCopula, InfoNCE
-from experiments.baselines.neural import Critic, Schedule
+from experiments.baselines import (
+    BASELINES,
+    KNIFE,
+    KSG,
+    MINE,
+    NWJ,
+    SMILE,
+    Baseline,
+    GaussianCopula,
+    InfoNCE,
+)
+from experiments.baselines.knife import KernelDensities
+from experiments.baselines.neural import Critic, Objective, Schedule, shifted
+from experiments.baselines.nwj import NguyenWainwrightJordan
+from experiments.baselines.smile import Smoothed
 from experiments.bmi.distributions import dense, two_pair
 from experiments.bmi.tasks import TASKS, generator_for
 
@@ -123,18 +136,31 @@ class TestKSG:
 class TestNeural:
     @pytest.mark.parametrize(
         "baseline",
-        [MINE(QUICK), InfoNCE(replace(QUICK, hidden=(16, 16), max_steps=300))],
-        ids=["mine", "infonce"],
+        [
+            MINE(QUICK),
+            InfoNCE(replace(QUICK, hidden=(16, 16), max_steps=300)),
+            NWJ(QUICK),
+            SMILE(schedule=QUICK),
+            KNIFE(schedule=QUICK),
+        ],
+        ids=["mine", "infonce", "nwj", "smile", "knife"],
     )
-    def test_recovers_a_strong_dependence(self, baseline: MINE | InfoNCE) -> None:
+    def test_recovers_a_strong_dependence(self, baseline: Baseline) -> None:
         estimate = baseline(*normal_pair(0.8, 1_000), 0)
         assert estimate.value == pytest.approx(information(0.8), abs=0.15)
         assert estimate.steps is not None
         assert 0 < estimate.steps <= QUICK.max_steps
         assert estimate.seconds > 0
 
-    def test_mine_finds_nothing_in_independent_data_and_stops_by_itself(self) -> None:
-        estimate = MINE(QUICK)(*normal_pair(0.0, 600), 0)
+    @pytest.mark.parametrize(
+        "baseline",
+        [MINE(QUICK), NWJ(QUICK), SMILE(schedule=QUICK), KNIFE(schedule=QUICK)],
+        ids=["mine", "nwj", "smile", "knife"],
+    )
+    def test_finds_nothing_in_independent_data_and_stops_by_itself(
+        self, baseline: Baseline
+    ) -> None:
+        estimate = baseline(*normal_pair(0.0, 600), 0)
         assert abs(estimate.value) < 0.06
         assert estimate.converged
 
@@ -151,3 +177,81 @@ class TestNeural:
         critic = Critic(2, 3, (8, 8), generator=generator)
         x, y = torch.randn(5, 2, generator=generator), torch.randn(5, 3, generator=generator)
         torch.testing.assert_close(critic.table(x, y).diagonal(), critic(x, y))
+
+
+class Exact(Critic):
+    """The log density ratio of normal pairs with a correlation, less `offset`."""
+
+    def __init__(self, rho: float, offset: float = 0.0) -> None:
+        super().__init__(1, 1, (2,), generator=torch.Generator())
+        self.rho, self.level = rho, offset
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        square = x**2 + y**2
+        form = (2 * self.rho * x * y - self.rho**2 * square) / (2 * (1 - self.rho**2))
+        return form.squeeze(-1) + information(self.rho) - self.level
+
+
+class TestBounds:
+    @pytest.mark.parametrize(
+        "objective", [NguyenWainwrightJordan(), Smoothed(5.0), Smoothed(math.inf)]
+    )
+    def test_are_tight_at_the_density_ratio(self, objective: Objective) -> None:
+        x, y = normal_pair(0.6, 20_000)
+        assert objective.value(Exact(0.6), x, y) == pytest.approx(information(0.6), abs=0.02)
+
+    def test_nwj_pays_for_a_wrong_level_and_smile_without_clipping_does_not(self) -> None:
+        x, y = normal_pair(0.6, 20_000)
+        level = 0.5
+        loss = level + math.exp(-level) - 1
+        nwj = NguyenWainwrightJordan().value(Exact(0.6, level), x, y)
+        assert nwj == pytest.approx(information(0.6) - loss, abs=0.02)
+        smile = Smoothed(math.inf).value(Exact(0.6, level), x, y)
+        assert smile == pytest.approx(information(0.6), abs=0.02)
+
+    def test_clipping_bounds_the_second_term_alone(self) -> None:
+        x, y = normal_pair(0.0, 100)
+        constant = Exact(0.0, offset=-3.0)
+        assert Smoothed(1.0).value(constant, x, y) == pytest.approx(2.0, abs=1e-5)
+        assert Smoothed(5.0).value(constant, x, y) == pytest.approx(0.0, abs=1e-5)
+
+    def test_training_of_smile_is_judged_by_a_bound_that_is_best_at_the_density_ratio(
+        self,
+    ) -> None:
+        x, y = normal_pair(0.6, 20_000)
+        found = [Smoothed(5.0).score(Exact(0.6, level), x, y, 0.0) for level in (0.0, 0.5, -0.5)]
+        assert found[0] == max(found)
+
+    def test_shifted_copies_leave_no_pair_whole(self) -> None:
+        y = torch.arange(9.0)[:, None]
+        for other in shifted(y, 8):
+            assert not (other == y).any()
+            assert torch.equal(other.sort(0).values, y)
+
+
+class TestKernelDensities:
+    def test_both_integrate_to_one(self) -> None:
+        generator = torch.Generator().manual_seed(0)
+        densities = KernelDensities(1, 2, (8,), 3, generator)
+        with torch.no_grad():
+            for parameter in densities.parameters():
+                parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
+        axis = torch.linspace(-12, 12, 481)
+        y = torch.cartesian_prod(axis, axis)
+        cell = float(axis[1] - axis[0]) ** 2
+        x = torch.full((len(y), 1), 0.7)
+        for log_density in (densities.marginal(y), densities.conditional(x, y)):
+            assert log_density.exp().sum().item() * cell == pytest.approx(1.0, abs=1e-3)
+
+    def test_the_conditional_one_starts_as_the_marginal_one(self) -> None:
+        generator = torch.Generator().manual_seed(0)
+        densities = KernelDensities(2, 3, (8,), 4, generator)
+        x, y = torch.randn(20, 2, generator=generator), torch.randn(20, 3, generator=generator)
+        torch.testing.assert_close(densities.conditional(x, y), densities.marginal(y))
+
+    def test_correlated_coordinates_of_a_side_do_not_matter(self) -> None:
+        generator = torch.Generator().manual_seed(0)
+        x, y = dense(2, 2, 0.9).draw((400,), generator)
+        brief = KNIFE(schedule=replace(QUICK, max_steps=100, scores=False))
+        turned = y @ torch.tensor([[2.0, 0.0], [-1.0, 0.5]], dtype=torch.float64)
+        assert brief(x, turned).value == pytest.approx(brief(x, y).value, abs=0.15)

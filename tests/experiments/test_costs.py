@@ -61,6 +61,15 @@ def test_all_pairs_are_timed_and_compared(tiny: FlashMI) -> None:
         assert found["methods"][1]["mean_absolute_error"] < 0.3
 
 
+def test_page_shows_the_result_of_small_batches() -> None:
+    """`python -m experiments.summary` writes what stands between the marks."""
+    text = small_batches.markdown()
+    assert text in (small_batches.RESULTS.parent / "docs" / "add_a_term.md").read_text("utf-8")
+    assert text.count("\n| ") == 2 + len(small_batches.SIZES) + 2 + 2 * len(
+        small_batches.SIZES[:-1]
+    )
+
+
 def test_exact_informations_of_small_batches() -> None:
     gaussian, quadratic, independent = small_batches.FAMILIES.values()
     # Each pair of columns shares half of its variance: y = a + noise, z = (a + b)/√2.
