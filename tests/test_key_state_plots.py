@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from flashmi_reg.errors import InputError
 from flashmi_reg.integrations.maniskill import KeyStateExtractor, load_demonstrations
 from flashmi_reg.integrations.maniskill.commands import main
+from flashmi_reg.integrations.maniskill.frames import draw_frames
 from flashmi_reg.integrations.maniskill.plots import draw_timeline, timeline
 
 SAMPLE = Path(__file__).parent / "data" / "pick_cube.npz"
@@ -36,3 +38,14 @@ def test_the_command_writes_extractor_and_picture(tmp_path, capsys, monkeypatch)
     extractor = KeyStateExtractor.load(tmp_path / "pick_cube.keys.safetensors")
     assert extractor.settings.count == 2
     assert "key state 1: at" in capsys.readouterr().out
+
+
+def test_frames_need_the_seed_and_times_of_the_demonstration(tmp_path):
+    demo = load_demonstrations(SAMPLE)[0]
+    path = tmp_path / "frames.png"
+    with pytest.raises(InputError, match="must lie in 0 to"):
+        draw_frames("PickCube-v1", demo, torch.tensor([len(demo)]), path)
+    with pytest.raises(InputError, match="no seed"):
+        draw_frames("PickCube-v1", replace(demo, seed=-1), torch.tensor([1]), path)
+    with pytest.raises(InputError, match="`--frames` needs demonstrations"):
+        main(["keys", "PickCube-v1", "--frames", "PickCube-v1"])

@@ -1,11 +1,18 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from flashmi_reg.errors import InputError
 from flashmi_reg.integrations.maniskill import Demonstration
-from flashmi_reg.integrations.maniskill.policy import next_key_states, train_policy
+from flashmi_reg.integrations.maniskill.policy import (
+    CHUNK,
+    coming_actions,
+    next_key_states,
+    train_policy,
+)
 
 
 def reaching(count: int = 20) -> tuple[list[Demonstration], list[torch.Tensor]]:
@@ -39,11 +46,32 @@ def test_actions_and_key_states_are_learned():
     policy = train_policy(demos, keys, steps=250)
     states = torch.cat([d.states[:-1] for d in demos])
     actions = torch.cat([d.actions for d in demos])
-    error = (policy.act(states) - actions).abs().mean()
+    error = (policy.act(states)[:, 0] - actions).abs().mean()
     assert error < 0.25 * (actions - actions.mean(0)).abs().mean()
     ahead = torch.cat([next_key_states(d, k) for d, k in zip(demos, keys, strict=True)])
     found = policy(states)[1].detach() * policy.spread + policy.mean
     assert (found - ahead).abs().mean() < 0.25 * (ahead - ahead.mean(0)).abs().mean()
+
+
+def test_coming_actions_repeat_the_last_and_count_from_the_state():
+    (demo,), _ = reaching(1)
+    coming = coming_actions(demo, 0)
+    assert coming.shape == (20, CHUNK, 2)
+    assert torch.equal(coming[3], demo.actions[3:19])
+    assert torch.equal(coming[-1], demo.actions[-1:].expand(CHUNK, 2))
+    counted = coming_actions(demo, 1)
+    torch.testing.assert_close(counted[..., 0] + demo.states[:-1, None, 0], coming[..., 0])
+    assert torch.equal(counted[..., 1], coming[..., 1])
+
+
+def test_targets_of_the_state_are_learned_as_distances_and_given_as_targets():
+    demos, _ = reaching()
+    near = [replace(d, actions=d.states[1:, :2]) for d in demos]  # go where the next state lies
+    policy = train_policy(near, relative=2, steps=150)
+    states = torch.cat([d.states[:-1] for d in near])
+    steps = policy.act(states)[:, 0] - states[:, :2]
+    wanted = torch.cat([d.actions for d in near]) - states[:, :2]
+    assert (steps - wanted).abs().mean() < 0.5 * (wanted - wanted.mean(0)).abs().mean()
 
 
 def test_the_baseline_has_the_same_size_and_learns_no_key_states():
@@ -70,3 +98,5 @@ def test_bad_input():
         train_policy(demos, keys[:1])
     with pytest.raises(InputError, match="equal widths"):
         train_policy([])
+    with pytest.raises(InputError, match="`relative` must be within"):
+        train_policy(demos, relative=3)

@@ -186,7 +186,7 @@ def test_values_that_are_not_finite():
 
 def test_a_demonstration_too_short_for_the_lag():
     demos = contacts(50)
-    demos[3] = episode(torch.zeros(6, 4), 3)
+    demos[3] = episode(torch.zeros(4, 4), 3)
     with pytest.raises(InputError, match="too short"):
         KeyStateExtractor().fit(demos)
 

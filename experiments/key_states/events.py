@@ -12,7 +12,7 @@ from torch import Tensor
 
 from flashmi_reg.integrations.maniskill import Demonstration, load_demonstrations
 
-__all__ = ["EVENTS", "TASKS", "event_places", "load_task", "observed", "warp"]
+__all__ = ["EVENTS", "TASKS", "event_places", "load_task", "observed", "observed_columns", "warp"]
 
 TASKS = ("PickCube-v1", "StackCube-v1", "PegInsertionSide-v1")
 
@@ -37,10 +37,13 @@ def load_task(data: Path, task: str) -> list[Demonstration]:
 
 def observed(task: str, demonstration: Demonstration) -> Demonstration:
     """The demonstration without coordinates that give events away."""
-    if task not in GIVEN_AWAY:
-        return demonstration
-    keep = [i for i in range(demonstration.states.shape[1]) if i != GIVEN_AWAY[task]]
+    keep = observed_columns(task, demonstration.states.shape[1])
     return replace(demonstration, states=demonstration.states[:, keep])
+
+
+def observed_columns(task: str, width: int) -> list[int]:
+    """The coordinates of a task's observation that give no event away."""
+    return [i for i in range(width) if i != GIVEN_AWAY.get(task)]
 
 
 def event_places(task: str, demonstration: Demonstration) -> Tensor:

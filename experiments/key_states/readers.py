@@ -21,17 +21,22 @@ class GaussianReader:
     Args:
         slices: number of projections, as in `SlicedCritic`.
         width: coordinates of a slice.
+        together: how many readings an extractor asks for at once.
     """
 
-    slices: int = 4
+    slices: int = 1
     width: int = 5
+    together: int = 16
 
     def __call__(self, x: Tensor, y: Tensor, generator: torch.Generator) -> PairScore:
         """Reads x and y, each of shape (b, n, Q)."""
-        projections = slices_of(x.shape[-1], self.slices, self.width, generator)
+        b, _, q = x.shape
+        drawn = slices_of(q, b * self.slices, self.width, generator)
+        count = max(len(drawn) // b, 1)
+        projections = drawn.expand(b * count, -1, -1).unflatten(0, (b, count))
 
         def project(z: Tensor) -> Tensor:
-            return torch.einsum("bnq,sqk->bsnk", z, projections)
+            return torch.einsum("bnq,bsqk->bsnk", z, projections)
 
         x, y = project(x), project(y)
         middle = x.mean(-2, keepdim=True), y.mean(-2, keepdim=True)
@@ -66,11 +71,13 @@ class MineReader:
         steps: gradient steps of each critic at each reading.
         rate: the learning rate of Adam.
         hidden: the widths of the hidden layers.
+        together: readings asked for at once; one, so that each critic learns on from the last.
     """
 
     steps: int = 100
     rate: float = 1e-3
     hidden: tuple[int, ...] = (64, 64, 64)
+    together: int = 1
     _critics: list[Critic] = field(default_factory=list, repr=False)
 
     def __call__(self, x: Tensor, y: Tensor, generator: torch.Generator) -> PairScore:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import torch
 
+from flashmi_reg.errors import InputError
+
 from .demonstrations import load_demonstrations
 from .key_states import KeyStateExtractor
 
@@ -59,6 +61,9 @@ def _parser() -> argparse.ArgumentParser:
     keys.add_argument("--criterion", choices=("least", "most"), default="least")
     keys.add_argument("--source", choices=("obs", "env_states"), default="obs")
     keys.add_argument("--seed", type=int, default=0, help="seed of the extractor (default 0)")
+    keys.add_argument(
+        "--frames", metavar="TASK", help="also draw a demonstration's key states in this task"
+    )
     _collecting(keys)
     keys.set_defaults(run=_keys)
     return parser
@@ -82,6 +87,11 @@ def _keys(options: argparse.Namespace) -> int:
     from .plots import draw_timeline, timeline
 
     source = Path(options.demonstrations)
+    if options.frames and source.suffix not in (".h5", ".npz"):
+        raise InputError(
+            "`--frames` needs demonstrations that lie there already: make them with `flashmi "
+            "maniskill collect` and give the file."
+        )
     if source.suffix not in (".h5", ".npz"):
         from .collect import collect
 
@@ -101,4 +111,10 @@ def _keys(options: argparse.Namespace) -> int:
     for k, places in enumerate(found.key_places.T):
         low, middle, high = places.quantile(torch.tensor([0.1, 0.5, 0.9])).tolist()
         print(f"key state {k + 1}: at {middle:.0%} of the length ({low:.0%} to {high:.0%})")
+    if options.frames:
+        from .frames import draw_frames
+
+        one = demonstrations[0]
+        wanted = f"{stem}.frames.png"
+        print("wrote", draw_frames(options.frames, one, extractor.transform(one), wanted))
     return 0

@@ -26,22 +26,19 @@ from .localisation import (
     prior,
     shifted,
 )
-from .readers import Reader, SlicedCritic
+from .readers import POOL, WEIGHTS, Reader, SlicedCritic, read_pairs
 
 __all__ = ["LAGS", "Criterion", "KeyStateExtractor", "Settings"]
 
 Criterion = Literal["most", "least"]
 
-LAGS: dict[str, float] = {"most": 0.2, "least": 0.05}
+LAGS: dict[str, float] = {"most": 0.2, "least": 0.02}
 """The lag Δ of each criterion, as a share of the median length."""
-POOL = 100  # demonstrations that are read at once
+BATCH = 16  # demonstrations from which the network learns at once
 GRID = 48  # times of a demonstration that are weighed
-CAP = 0.95  # quantile of what was read: beyond it the critic extrapolates
-FLOOR = -10.0  # nats
 APART = 0.5  # least distance of key states, as a share of the length over K
-RATE = 1e-2
-STEPS = 15  # of the network for each reading
-FORMAT = "key-states-1"
+RATE = 2e-2
+FORMAT = "key-states-2"
 
 
 @dataclass(frozen=True)
@@ -70,17 +67,21 @@ class KeyStateExtractor:
 
     In each demonstration, key state k lies at the time t_k that is singled out by how much the
     past s_{t − Δ} tells of the present s_t, across demonstrations. A small network weighs the
-    times of each demonstration; pairs drawn from it are read by the frozen estimator, whose critic
-    T then values the pairs of *all* times, and the network follows the gradient of E_w[T], the
-    Donsker–Varadhan bound with the critic held fixed. Nothing else is trained.
+    times of each demonstration. At each of its steps, one pair of each of 100 demonstrations is
+    read by the frozen estimator, whose critic T then values the pairs of *all* times, and the
+    network follows the gradient of E_w[T], the Donsker–Varadhan bound with the critic held fixed.
+    Nothing else is trained.
 
     Two criteria, each the other's reverse:
 
     - "most": t_k maximises I(s_{t_k}; s_{t_k − Δ}), the published one, from "MaxMI: A Maximal
-      Mutual Information Criterion for Manipulation Concept Discovery" (Zhou & Yang, 2024). It
-      finds moments at which little changes: pauses before and after an event.
-    - "least", the default: among the pairs of all times near the start times, those whose present
-      the past foretells least. Such moments are changes of contact: a grasp, a release.
+      Mutual Information Criterion for Manipulation Concept Discovery" (Zhou & Yang, 2024). The
+      pairs that are read are drawn by the network's weights, one data set a key state. It finds
+      moments at which little changes: pauses before and after an event.
+    - "least", the default: the pairs that are read are drawn at random times, and the key states
+      are those whose present the past foretells least, as the information of a typical moment
+      is understood. Such moments are changes of contact: a grasp, a release. The lag is short,
+      a few steps, so that the moment is told from its neighbours.
 
     On motion-planned demonstrations of three tasks the second lies nearer to the events that the
     simulator knows (`experiments/key_states`), hence the default.
@@ -92,7 +93,7 @@ class KeyStateExtractor:
         count: K, the number of key states, the final one included; at least 2.
         criterion: "least" or "most", see above.
         lag: Δ as a share of the demonstrations' median length; by default that of `LAGS`.
-        readings: times that pairs are drawn and read anew.
+        readings: times that pairs are drawn and read anew, each with a step of the network.
         seed: of everything random; equal seeds give equal key states.
         reader: how pairs are read, by default 5-sliced by the packaged weights.
 
@@ -117,7 +118,7 @@ class KeyStateExtractor:
         *,
         criterion: Criterion = "least",
         lag: float | None = None,
-        readings: int = 4,
+        readings: int = 64,
         seed: int = 0,
         reader: Reader | None = None,
     ) -> None:
@@ -144,7 +145,7 @@ class KeyStateExtractor:
         Raises:
             InputError: too few, of unequal widths, too short, or not finite.
         """
-        model = FlashMI.from_pretrained("base")
+        model = FlashMI.from_pretrained(WEIGHTS)
         read = SlicedCritic(model) if self._reader is None else self._reader
         _check(demonstrations, model.header.trained_n[0])
         self._measure(demonstrations)
@@ -157,26 +158,30 @@ class KeyStateExtractor:
         now = _at(states, times)
         then = _at([shifted(s, lag) for s in states], times)
         seen = _at([features(s, lag) for s in states], times)
-        base = prior(grid, count).expand(len(states), -1, -1)
-        base = base.masked_fill((times < lag)[..., None], FAR)
+        early = (times < lag)[..., None]
+        base = prior(grid, count).expand(len(states), -1, -1).masked_fill(early, FAR)
+        anywhere = (~early).float()
         network = Localiser(seen.shape[-1], count - 1, generator=generator)
         optimizer = torch.optim.Adam(network.parameters(), lr=RATE)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.settings.readings)
         most = self.settings.criterion == "most"
-        # Where the weights decide what is read, reading and learning take turns; where the prior
-        # does, all readings come first and their mean is learned from.
-        turns, readings = (self.settings.readings, 1) if most else (1, self.settings.readings)
-        for _ in range(turns):
+        left = self.settings.readings
+        while left:
+            orders = _orders(len(states), min(left, read.together), generator)
+            left -= len(orders)
+            rows, learners = orders[:, :POOL], orders[:, :BATCH]
             with torch.no_grad():
-                drawn = ordered_weights(network(seen) + base if most else base, gap)
-                read_values = [_values(read, now, then, drawn, generator) for _ in range(readings)]
-                value = torch.stack(read_values).mean(0)
-            for _ in range(STEPS * readings):
-                weights = ordered_weights(network(seen) + base, gap)
+                drawn = ordered_weights(network(seen) + base, gap) if most else anywhere
+                score = read_pairs(read, now[rows], then[rows], drawn[rows], generator)
+                values = score(now[learners], then[learners])
+            for chosen, value in zip(learners, values, strict=True):
+                weights = ordered_weights(network(seen[chosen]) + base[chosen], gap)
                 gain = (weights * value).sum(1).mean(0).sum()
                 loss = -gain if most else gain
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
                 optimizer.step()
+                schedule.step()
         self._network = network.requires_grad_(False).eval()
         return self
 
@@ -330,28 +335,9 @@ def _at(series: Sequence[Tensor], times: Tensor) -> Tensor:
     return torch.stack([s[t] for s, t in zip(series, times, strict=True)])
 
 
-@torch.no_grad()
-def _values(
-    read: Reader, now: Tensor, then: Tensor, weights: Tensor, generator: torch.Generator
-) -> Tensor:
-    """Pointwise MI of every time of every demonstration, for each key state, (m, L, K − 1).
-
-    One pair of each demonstration, drawn by the weights, defines the critic; `POOL` are read.
-    """
-    m, length, count = weights.shape
-    chosen = torch.randperm(m, generator=generator)[:POOL]
-    flat = weights[chosen].mT.reshape(-1, length)
-    picks = torch.multinomial(flat, 1, generator=generator).reshape(-1, count).T  # (K − 1, POOL)
-    rows = chosen.expand_as(picks)
-    x, y = now[rows, picks], then[rows, picks]
-    score = read(x, y, generator)
-    cap = score(x, y).quantile(CAP, dim=1)[:, None]
-    parts = []
-    for block in torch.arange(m).split(POOL):  # bounds memory
-        every = (side[block].flatten(0, 1).expand(count, -1, -1) for side in (now, then))
-        value = torch.minimum(score(*every), cap).clamp_min(FLOOR)
-        parts.append(value.unflatten(1, (len(block), length)).permute(1, 2, 0))
-    return torch.cat(parts)
+def _orders(count: int, readings: int, generator: torch.Generator) -> Tensor:
+    """The demonstrations in random order, anew for each reading, shape (readings, count)."""
+    return torch.stack([torch.randperm(count, generator=generator) for _ in range(readings)])
 
 
 def _gap(length: int, count: int) -> int:

@@ -14,7 +14,7 @@ from flashmi_reg.errors import InputError, MissingExtraError
 
 from .demonstrations import Demonstration
 from .key_states import KeyStateExtractor
-from .readers import slices_of
+from .readers import WEIGHTS, slices_of
 
 __all__ = ["Timeline", "draw_timeline", "timeline"]
 
@@ -54,12 +54,12 @@ def timeline(
         extractor: fitted; gives the lag, the scale of the states and the key states.
         demonstrations: at least 50.
         points: number of times.
-        model: the estimator, by default that of the packaged `base` weights.
+        model: the estimator, by default that of the packaged `small` weights.
 
     Raises:
         InputError: too few demonstrations, or the extractor is not fitted.
     """
-    model = FlashMI.from_pretrained("base") if model is None else model
+    model = FlashMI.from_pretrained(WEIGHTS) if model is None else model
     if len(demonstrations) < model.header.trained_n[0]:
         raise InputError(
             f"`demonstrations` holds {len(demonstrations)}; mutual information across "

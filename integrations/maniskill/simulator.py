@@ -27,7 +27,8 @@ def make(task: str, **settings: Any) -> Any:
 
     Args:
         task: a name that ManiSkill registers, e.g. PickCube-v1.
-        settings: further arguments of `gymnasium.make`.
+        settings: further arguments of `gymnasium.make`. Unless a `render_backend` is among them,
+            nothing is drawn and no graphics driver is needed, in all of the process.
 
     Raises:
         MissingExtraError: ManiSkill is not installed.
@@ -35,7 +36,8 @@ def make(task: str, **settings: Any) -> Any:
     """
     gymnasium = _needed("gymnasium")
     _needed("mani_skill.envs")
-    _without_renderer()
+    if settings.get("render_backend", "none") == "none":
+        _without_renderer()
     wanted = {
         "obs_mode": "state",
         "control_mode": "pd_joint_pos",
