@@ -220,7 +220,7 @@ def test_classes_of_other_samples_are_refused(tiny: FlashMI, shape: tuple[int, .
 
 
 def test_sides_too_wide_together_are_refused(tiny: FlashMI) -> None:
-    x, y, z = normal(3, 100, 33)
+    x, y, z = normal(3, 200, 33)
     with pytest.raises(InputError, match=r"`y` and `z` side by side.*66 coordinates"):
         conditional_mutual_information(x, y, z, model=tiny)
     with pytest.raises(InputError, match=r"as `y`, `z`.*pair up"):

@@ -96,7 +96,7 @@ def other_weights(tmp_path: Path) -> Path:
 def test_weights_reach_the_estimates_of_continuous_sides_alone(
     other_weights: Path, generator: torch.Generator
 ) -> None:
-    wide = torch.randn(200, 12, generator=generator)
+    wide = torch.randn(200, 66, generator=generator)
     other = FlashMI.from_pretrained(other_weights)
     for x, y in ((wide[:, :3], wide[:, 2:4].sin()), (wide, wide + wide.roll(1, 1))):
         with warnings.catch_warnings():
@@ -335,7 +335,9 @@ def test_both_packages_in_one_process(framework: str, tmp_path: Path) -> None:
     for point in watcher.points:
         assert float(logged[f"information_plane/{point.name}"]) == pytest.approx(point.value)
         assert point.n == 128
-        assert 0 < point.value < 6
+        assert point.value > 0
+        # Without noise, what a layer tells of its input is infinite.
+        assert point.value < 6 or point.path == "truncated"
         if point.quantity == "I_zy":
             assert point.value <= point.ceiling == pytest.approx(math.log(2), abs=0.05)
     assert float(logged["information_plane/overhead"]) > 0
