@@ -237,7 +237,7 @@ def markdown(path: Path = OUT) -> str:
         " MI of the full width by canonical truncation, where there are samples enough. The last"
         " two are no estimators and see best the linear dependence that is all there is in these"
         f" structures. A dash was not run: too wide, too few samples, or an AUC of {SETTLED} or"
-        " more at a smaller n."
+        " more at a smaller n; or the run was stopped before it."
         f"\n\n{markdown_table(head, lines)}"
     )
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from flashmi_reg import FlashMI
 from flashmi_reg.errors import InputError
 from flashmi_reg.inputs import WIDEST, is_truncated, samples_needed
-from flashmi_reg.mixed import LabelEstimator, is_discrete
+from flashmi_reg.mixed import LabelEstimator, class_entropy, is_discrete
 from flashmi_reg.slicing import sliced_estimate
 
 __all__ = [
@@ -150,8 +150,7 @@ def measure(
 
 def label_entropy(labels: Tensor) -> float:
     """Entropy of classes in nats, shape (n,): what I(z; y) cannot exceed on these samples."""
-    share = labels.unique(return_counts=True)[1].double() / len(labels)
-    return float(-(share * share.log()).sum())
+    return float(class_entropy(labels))
 
 
 def as_input(x: object, origin: str = "x") -> Tensor:
