@@ -143,7 +143,7 @@ def _coverage() -> str:
     rows = [row for row in content["rows"] if row[0] in ("all families", "BMI, narrow")]
     return (
         "**Intervals** of nominally 90 %, calibrated without the family that is judged, on"
-        f" {settings['sets']} data sets (the shipped calibrations are on more):"
+        f" {settings['sets']} data sets:"
         f" `python -m experiments.coverage {command}`, {_origin(content)}. Of estimates on"
         " independent sides"
         f" {content['below_null_level']:.0%} stay below the null level, nominally 95 %.\n\n"
