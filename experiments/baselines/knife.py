@@ -94,11 +94,11 @@ class KernelEntropies(Objective):
         self._least = (math.inf, math.inf)
 
     def critic(
-        self, dx: int, dy: int, hidden: Sequence[int], generator: torch.Generator
+        self, dx: int, dy: int, schedule: Schedule, generator: torch.Generator
     ) -> KernelDensities:
         """The two mixtures."""
         given, modelled = max(dx, dy), min(dx, dy)
-        return KernelDensities(given, modelled, hidden, self.kernels, generator)
+        return KernelDensities(given, modelled, schedule.hidden, self.kernels, generator)
 
     def loss(
         self, critic: KernelDensities, x: Tensor, y: Tensor, generator: torch.Generator

@@ -21,7 +21,7 @@ from experiments.baselines import (
     InfoNCE,
 )
 from experiments.baselines.knife import KernelDensities
-from experiments.baselines.neural import Critic, Objective, Schedule, shifted
+from experiments.baselines.neural import Critic, Dropout, Objective, Schedule, shifted
 from experiments.baselines.nwj import NguyenWainwrightJordan
 from experiments.baselines.smile import Smoothed
 from experiments.bmi.distributions import dense, two_pair
@@ -171,6 +171,25 @@ class TestNeural:
         first, same, other = (brief(x, y, seed).value for seed in (1, 1, 2))
         assert torch.equal(before, torch.get_rng_state())
         assert first == same != other
+
+    @pytest.mark.parametrize("change", [{"dropout": 0.2}, {"averaging": 0.99}])
+    def test_dropout_and_averages_are_of_the_seed_and_change_the_estimate(
+        self, change: dict[str, float]
+    ) -> None:
+        plain = Schedule(hidden=(16, 16), max_steps=50)
+        x, y = normal_pair(0.8, 200)
+        before = torch.get_rng_state()
+        first, same = (MINE(replace(plain, **change))(x, y, 1).value for _ in range(2))
+        assert torch.equal(before, torch.get_rng_state())
+        assert first == same != MINE(plain)(x, y, 1).value
+
+    @pytest.mark.parametrize("share", [0.0, 0.2, 0.5])
+    def test_dropout_leaves_out_its_share_in_training_alone(self, share: float) -> None:
+        dropout = Dropout(share, torch.Generator().manual_seed(0))
+        found = dropout(torch.ones(301, 333))
+        assert (found == 0).double().mean() == pytest.approx(share, abs=0.01)
+        assert found.mean() == pytest.approx(1.0, abs=0.01)
+        assert torch.equal(dropout.eval()(found), found)
 
     def test_table_of_the_critic_holds_its_values_at_pairs(self) -> None:
         generator = torch.Generator().manual_seed(0)
