@@ -251,8 +251,10 @@ def _run(
     cells: Sequence[dict[str, Any]],
 ) -> list[dict[str, Any]]:
     """One cell a statistic: its AUC, its means where there is dependence and not, and its time."""
+    if not statistics:
+        return []
     x, y, dependent = draw(structure, d, n, sets)
-    before = [c for c in cells if (c["structure"], c["d"]) == (structure, d)]
+    before = [c for c in cells if (c["structure"], c["d"]) == (structure, d) and c["n"] < n]
     found = []
     for name, statistic in statistics.items():
         start = time.perf_counter()
@@ -311,16 +313,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "cells": [],
     }
     cells = content["cells"] = _known(options.out, content)
-    done = {(c["structure"], c["d"], c["n"]) for c in cells}
+    done = {(c["structure"], c["d"], c["n"], c["statistic"]) for c in cells}
     work = [(s, d, n) for s in options.structures for d in options.d for n in options.n]
     # Few samples first: they are quick, and often settle the rest.
     work.sort(key=lambda cell: (cell[2] > FEW, cell[1], cell[0] == FAINT))
     with tqdm(work, unit="cell", dynamic_ncols=True, disable=None) as bar:
         for structure, d, n in bar:
             bar.set_description(f"{structure}, d={d}, n={n}")
-            if (structure, d, n) not in done:
-                cells += _run(structure, d, n, options.sets, statistics, cells)
-                write_json(options.out, content)
+            left = {k: v for k, v in statistics.items() if (structure, d, n, k) not in done}
+            cells += _run(structure, d, n, options.sets, left, cells)
+            write_json(options.out, content)
     print(table(*_rows(content)))
     picture = draw_curves(options.out.with_suffix(".png"), content)
     print(f"wrote {write_json(options.out, content).name} and {picture.name}")

@@ -14,8 +14,8 @@ FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 # Share of samples of a coordinate that have an equal: above it, ranks are no longer those of a
 # continuous variable, which the copula transform presumes.
 TIED_SHARE = 0.1
-# Beyond the network's width, sides are truncated to their strongest canonical pairs: up to this
-# width, and from this many samples on for each coordinate of the two sides together.
+# Beyond the network's width, sides are truncated to the few coordinates that tell something: up to
+# this width, and from this many samples on for each coordinate of the two sides together.
 WIDEST = 64
 LEAST_SAMPLES = 3
 

@@ -99,7 +99,7 @@ class FlashMI:
         The value is the Donsker–Varadhan bound (Donsker & Varadhan, 1983) of the emitted critic;
         small negative values are its sampling error and are not clamped. More than 16,384 samples
         are read in part (a random subset defines the critic) and averaged in full. Where a side
-        has more than 10 coordinates, the network sees the strongest canonical pairs, see
+        has more than 10 coordinates, the network sees the few that tell something, see
         :func:`flashmi_reg.truncation.estimate_truncated`; this takes 3 (dx + dy) samples.
 
         Args:

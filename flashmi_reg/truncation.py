@@ -1,10 +1,7 @@
-r"""Canonical truncation: sides too wide for the network, by their strongest canonical pairs.
+r"""Canonical truncation: sides too wide for the network, by the few coordinates that tell.
 
 What linear dependence there is, in whatever width, is told by a closed form. What else there is,
-the network finds among few coordinates: those of the strongest canonical pairs, and one for the
-norm of all others, which tells scales. Canonical correlations of wide samples are inflated (null
-ones are about √(dx/n) + √(dy/n)), hence each half of the samples is seen in the coordinates of the
-other half, where they are what new samples would show.
+the network finds among a few coordinates of either side: see :mod:`flashmi_reg.shown`.
 """
 
 from __future__ import annotations
@@ -16,13 +13,13 @@ import torch
 from torch import Tensor
 
 from .canonical import singular_vectors, whiten
-from .copula import normal_scores
 from .estimator import arranged, estimate_scores
 from .hypernet import HyperNetwork
+from .shown import Canonicals, Shown, choose, edge_of_chance
 
 __all__ = ["Truncation", "estimate_truncated", "gaussian_information"]
 
-# Random flips of signs by which is found what scales alone make of chance correlations.
+# Random flips of signs by which is found what chance leaves.
 FLIPS = 8
 # Added to variances of scores, which are about one: a constant column has none.
 RIDGE = 1e-9
@@ -34,8 +31,7 @@ class Truncation(NamedTuple):
     Attributes:
         value: information in nats, shape (b,).
         gaussian: of which linear dependence, in whatever width, shape (b,).
-        rho: canonical correlations of the strongest pairs in the halves, where they were not
-            sought, shape (2b, width).
+        rho: canonical correlations of the coordinates that were shown, shape (b, width).
     """
 
     value: Tensor
@@ -48,42 +44,83 @@ def estimate_truncated(
 ) -> Truncation:
     r"""Estimates MI from normal scores of any width.
 
-        I(x; y) ≈ G(x, y) + s · e₊,   e = mean over halves of [network(z_x, z_y) − G(strongest)],
+        I(x; y) ≈ G(x, y) + s · e₊,   e = network(z_x, z_y) − G(linear ones of z_x, of z_y),
 
-    where G is :func:`gaussian_information`, less what it owes to common scales; z are the strongest
-    canonical coordinates with the norm of the rest; and e₊ is e where it is positive: the network
-    cannot take from a linear dependence, only miss a part of it. By s = e²/(e² + τ²),
-    τ = width of z_x · width of z_y / (4 · samples of a half), what it adds is silenced where it is
-    no more than chance.
+    where G is :func:`gaussian_information`, less what it owes to common scales; z are the
+    coordinates shown; and e₊ is e where it is positive: the network cannot take from a linear
+    dependence, only miss a part of it. By s = e²/(e² + τ²), τ = width of z_x · width of z_y / 2n,
+    what it adds is silenced where it is no more than chance.
 
     Args:
         network: the pretrained network.
         x: scores of x, shape (b, n, dx).
         y: scores of y, shape (b, n, dy).
-        generator: draws the halves and the derangements.
+        generator: draws flips, the order of samples and derangements.
         frozen: see :func:`flashmi_reg.estimator.estimate_scores`; canonical coordinates are then
-            held fixed too, and gradients are those of G + e.
+            held fixed too, and gradients are those of G + e. What is shown is always held fixed.
     """
-    width = network.architecture.width
+    n, width = x.shape[1], network.architecture.width
     x, y, _ = arranged(x.double(), y.double())
-    gaussian = gaussian_information(x, y) - _owed_to_scales(x, y, generator)
-    half = x.shape[1] // 2
-    order = torch.randperm(x.shape[1], generator=generator, device=generator.device)
-    order = order[: 2 * half].to(x.device)
-    x, y = (side[:, order].unflatten(1, (2, half)).flatten(0, 1) for side in (x, y))
+    order = torch.randperm(n, generator=generator, device=generator.device).to(x.device)
+    x, y = x[:, order], y[:, order]
+    signs = torch.randint(2, (FLIPS, n), generator=generator, device=generator.device)
+    signs = (2 * signs - 1).to(x)
     with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
-        x_map, y_map = (_of_other_half(side) for side in _canonical_maps(x, y))
+        x_white, x_map = whiten(x)
+        y_white, y_map = whiten(y)
+        x_turn, rho, y_turn = singular_vectors(x_white.mT @ y_white / n)
+        x_map, y_map = x_map @ x_turn, y_map @ y_turn
+    with torch.no_grad():
+        chance = torch.stack(
+            [torch.linalg.svdvals(x_white.mT @ (y_white * sign[:, None]) / n) for sign in signs]
+        )
+        pairs = (rho > edge_of_chance(chance[..., :1])).sum(-1)
+    gaussian = gaussian_information(x, y) - _owed_to_scales(chance, x, y)
     u, v = (side @ matrix[:, :-1] + matrix[:, -1:] for side, matrix in ((x, x_map), (y, y_map)))
-    strongest = gaussian_information(*(_strongest(side, width) for side in (u, v)))
-    first, second = (normal_scores(_with_norm(side, width)) for side in (u, v))
-    found = estimate_scores(network, first, second, generator, frozen=frozen)
-    excess = (found.value - strongest).unflatten(0, (-1, 2)).mean(1)
-    chance = first.shape[-1] * second.shape[-1] / (4 * half)
-    added = excess.relu() * excess.square() / (excess.square() + chance**2)
+    shown = [
+        choose(Canonicals(*(part[i] for part in (u, v, x_turn, y_turn, rho, pairs))), signs, width)
+        for i in range(len(x))
+    ]
+    excess, found, noise = _excess(network, u, v, shown, generator, frozen=frozen)
+    added = excess.relu() * excess.square() / (excess.square() + noise.square())
     if frozen:
         # What is not yet heard must still tell training where to go.
         added = added.detach() + excess - excess.detach()
-    return Truncation(gaussian + added, gaussian, found.data.rho)
+    return Truncation(gaussian + added, gaussian, found)
+
+
+def _excess(
+    network: HyperNetwork,
+    u: Tensor,
+    v: Tensor,
+    shown: list[tuple[Shown, Shown]],
+    generator: torch.Generator,
+    *,
+    frozen: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What the network finds beyond what is linear, the correlations that it saw, and noise.
+
+    Data sets that are shown in as many coordinates go through the network together.
+    """
+    n = u.shape[1]
+    linear, seen = [], []
+    for x, y, (x_shown, y_shown) in zip(u, v, shown, strict=True):
+        linear.append(_gaussian_of_one(x_shown.linear(x), y_shown.linear(y)))
+        seen.append((x_shown.coordinates(x), y_shown.coordinates(y)))
+    values, rho = [*linear], [*linear]
+    shapes = [(x.shape[-1], y.shape[-1]) for x, y in seen]
+    state = generator.get_state()
+    for shape in sorted(set(shapes)):
+        members = [i for i, found in enumerate(shapes) if found == shape]
+        # So that an estimate does not depend on what else is in the batch.
+        generator.set_state(state)
+        first, second = (torch.stack([seen[i][side] for i in members]) for side in (0, 1))
+        estimation = estimate_scores(network, first, second, generator, frozen=frozen)
+        for i, value, found in zip(members, estimation.value, estimation.rho, strict=True):
+            values[i], rho[i] = value, found
+    excess = torch.stack(values) - torch.stack(linear)
+    noise = excess.new_tensor([wide * other for wide, other in shapes]) / (2 * n)
+    return excess, torch.stack(rho), noise
 
 
 def gaussian_information(x: Tensor, y: Tensor) -> Tensor:
@@ -103,20 +140,32 @@ def gaussian_information(x: Tensor, y: Tensor) -> Tensor:
     return 0.5 * (terms[0] + terms[1] - terms[2])
 
 
+def _gaussian_of_one(x: Tensor, y: Tensor) -> Tensor:
+    """:func:`gaussian_information` of one data set, shape (n, ·), whose sides may be empty."""
+    if min(x.shape[-1], y.shape[-1]) == 0:
+        return x.new_zeros(())
+    return gaussian_information(x[None], y[None])[0]
+
+
 @torch.no_grad()
-def _owed_to_scales(x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
+def _owed_to_scales(chance: Tensor, x: Tensor, y: Tensor) -> Tensor:
     r"""What :func:`gaussian_information` finds by chance where samples share a scale, shape (b,).
 
     Chance correlations are larger than those of Gaussian samples where large samples of x meet
     large ones of y, by tenths of a nat in many dimensions. Flipping samples of y at random undoes
     every linear dependence and leaves scales as they are. What is left over chance is told from
     noise as in :func:`estimate_truncated`, τ being two standard errors.
+
+    Args:
+        chance: canonical correlations after each flip, shape (flips, b, min(dx, dy)).
+        x: scores, shape (b, n, dx).
+        y: scores, shape (b, n, dy).
     """
     n, dx, dy = x.shape[1], x.shape[2], y.shape[2]
-    signs = torch.randint(2, (FLIPS, n, 1), generator=generator, device=generator.device)
-    signs = (2 * signs - 1).to(x)
-    found = torch.stack([gaussian_information(x, y * sign) for sign in signs]).mean(0).relu()
-    noise = math.sqrt(2 * dx * dy / FLIPS) / (n - dx - dy)
+    bias = 0.5 * (_lost(x) + _lost(y) - _lost(torch.cat([x, y], -1)))
+    found = -0.5 * torch.log1p(-chance.square().clamp_max(1 - RIDGE)).sum(-1)
+    found = (found.mean(0) - bias).relu()
+    noise = math.sqrt(2 * dx * dy / len(chance)) / (n - dx - dy)
     return found * found.square() / (found.square() + noise**2)
 
 
@@ -124,38 +173,17 @@ def _log_determinant(z: Tensor) -> Tensor:
     """log |Σ| of centred samples (b, n, d), unbiased for Gaussian ones."""
     n, d = z.shape[-2:]
     covariance = z.mT @ z / n
-    variance = covariance.diagonal(dim1=-2, dim2=-1)
     eye = torch.eye(d, dtype=z.dtype, device=z.device)
     factor = torch.linalg.cholesky(covariance + RIDGE * eye)
-    found = 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    return 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1) - _lost(z)
+
+
+@torch.no_grad()
+def _lost(z: Tensor) -> Tensor:
+    """E log |S| − log |Σ| of the covariance of Gaussian samples (b, n, d), shape (b,)."""
+    n, d = z.shape[-2:]
     # Constant columns add no dimension.
-    present = (variance > RIDGE).sum(-1, keepdim=True)
+    present = (z.var(-2, correction=0) > RIDGE).sum(-1, keepdim=True)
     place = torch.arange(d, device=z.device)
     lost = torch.digamma((n - 1 - place.double()) / 2) - torch.log(z.new_tensor(n / 2))
-    return found - torch.where(place < present, lost, 0.0).sum(-1)
-
-
-def _canonical_maps(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Affine maps (b, d + 1, d) of either side to its canonical coordinates, strongest first."""
-    x_white, x_map = whiten(x)
-    y_white, y_map = whiten(y)
-    x_turn, _, y_turn = singular_vectors(x_white.mT @ y_white / x.shape[1])
-    return x_map @ x_turn, y_map @ y_turn
-
-
-def _of_other_half(parts: Tensor) -> Tensor:
-    return parts.unflatten(0, (-1, 2)).flip(1).flatten(0, 1)
-
-
-def _strongest(side: Tensor, width: int) -> Tensor:
-    """As many of the first coordinates as the network can see beside the norm of the others."""
-    return side if side.shape[-1] <= width else side[..., : width - 1]
-
-
-def _with_norm(side: Tensor, width: int) -> Tensor:
-    """The strongest coordinates and, where there are others, the norm of those."""
-    strongest = _strongest(side, width)
-    others = side[..., strongest.shape[-1] :]
-    if others.shape[-1] == 0:
-        return strongest
-    return torch.cat([strongest, others.square().sum(-1, keepdim=True)], -1)
+    return torch.where(place < present, lost, 0.0).sum(-1)
