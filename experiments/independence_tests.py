@@ -60,6 +60,9 @@ FEW = 200
 # After such an AUC, more samples have nothing to add.
 SETTLED = 0.995
 SEED = 0
+PLAIN = ("distance correlation", "squared correlations")
+# An AUC that is lower by so little, over 50 sets of either kind, is no loss.
+LOSS = 0.005
 # Estimates of so many samples at once: bounds memory.
 SAMPLES_AT_ONCE = 20_000
 
@@ -140,9 +143,7 @@ def statistics_of(weights: Sequence[str], models: dict[str, FlashMI]) -> dict[st
         model = models[name]
         found[f"sliced, {name}"] = partial(sliced, model)
         found[f"joint, {name}"] = model.mutual_information
-    found["distance correlation"] = distance_correlation
-    found["squared correlations"] = correlation_mass
-    return found
+    return found | dict(zip(PLAIN, (distance_correlation, correlation_mass), strict=True))
 
 
 @torch.no_grad()
@@ -237,9 +238,38 @@ def markdown(path: Path = OUT) -> str:
         " MI of the full width by canonical truncation, where there are samples enough. The last"
         " two are no estimators and see best the linear dependence that is all there is in these"
         f" structures. A dash was not run: too wide, too few samples, or an AUC of {SETTLED} or"
-        " more at a smaller n; or the run was stopped before it."
-        f"\n\n{markdown_table(head, lines)}"
+        f" more at a smaller n{'' if _is_whole(content) else '; or the run was stopped before it'}."
+        f" {_losses(content)}\n\n{markdown_table(head, lines)}"
     )
+
+
+def _is_whole(content: dict[str, Any]) -> bool:
+    """Whether no statistic was left out by stopping."""
+    settings = content["settings"]
+    planned = (len(settings[key]) for key in ("structures", "d", "n", "statistics"))
+    return len(content["cells"]) == math.prod(planned)
+
+
+def _losses(content: dict[str, Any]) -> str:
+    """Where an estimator's AUC is below that of the better plain statistic, as sentences."""
+    found: dict[tuple[str, str, int, int], float] = {
+        (c["statistic"], c["structure"], c["d"], c["n"]): c["auc"]
+        for c in content["cells"]
+        if c["auc"] is not None
+    }
+    told = []
+    for statistic in content["settings"]["statistics"]:
+        if statistic in PLAIN:
+            continue
+        cases: dict[str, list[str]] = {}
+        for (name, structure, d, n), ours in sorted(found.items()):
+            best = max(found.get((plain, structure, d, n), 0.0) for plain in PLAIN)
+            if name == statistic and best - ours > LOSS:
+                case = f"{number(ours, 2)} of {number(best, 2)} at n = {n:,}"
+                cases.setdefault(f"{structure}, d = {d}", []).append(case)
+        lost = "; ".join(f"{place}: {', '.join(few)}" for place, few in cases.items())
+        told.append(f"*{statistic}* loses to the better of them in {lost or 'no case'}.")
+    return " ".join(told)
 
 
 def _run(

@@ -91,7 +91,20 @@ class TestIndependenceTests:
         independence_tests.main([*few, "--n", "50"])
         assert json.loads(out.read_text())["cells"][0]["auc"] == 0.123
         assert "0.12" in independence_tests.markdown(out)
+        assert "the run was stopped" not in independence_tests.markdown(out)
         capsys.readouterr()
+
+    def test_where_plain_statistics_are_better_is_said(self, tmp_path: Path) -> None:
+        content = json.loads(independence_tests.OUT.read_text())
+        auc = {"sliced, small": 0.7, "joint, small": 0.95, "distance correlation": 0.95}
+        content["cells"] = [
+            {"structure": "one feature", "d": 16, "n": 50, "statistic": name, "auc": value}
+            for name, value in auc.items()
+        ]
+        told = independence_tests.markdown(write_json(tmp_path / "tests.json", content))
+        case = "one feature, d = 16: 0.70 of 0.95 at n = 50"
+        assert f"*sliced, small* loses to the better of them in {case}." in told
+        assert "*joint, small* loses to the better of them in no case." in told
 
 
 class TestTruths:
