@@ -63,13 +63,18 @@ def canonicalise(x: Tensor, y: Tensor, width: int) -> Canonical:
     """
     b, _, dx = x.shape
     dy = y.shape[-1]
-    x_white, x_maps = whiten(x.double())
-    y_white, y_maps = whiten(y.double())
-    cross = x_white.mT @ y_white / x.shape[1]
+    if dx == dy:  # as one batch: half the operations
+        white, maps = whiten(torch.cat([x, y]).double())
+        (x_white, y_white), (x_maps, y_maps) = white.chunk(2), maps.chunk(2)
+    else:
+        x_white, x_maps = whiten(x.double())
+        y_white, y_maps = whiten(y.double())
+    cross = torch.bmm(x_white.mT, y_white) / x.shape[1]
     x_turn, rho, y_turn = singular_vectors(cross)
     x_turn = _turn_unpaired(x_white, x_turn, y_white, dy)
     y_turn = _turn_unpaired(y_white, y_turn, x_white, dx)
-    u, v = pad(x_white @ x_turn, (0, width - dx)), pad(y_white @ y_turn, (0, width - dy))
+    u = pad(torch.bmm(x_white, x_turn), (0, width - dx))
+    v = pad(torch.bmm(y_white, y_turn), (0, width - dy))
 
     with torch.no_grad():
         # Neither side's own third moment tells in one dimension: normal scores have none.
@@ -88,8 +93,8 @@ def canonicalise(x: Tensor, y: Tensor, width: int) -> Canonical:
         pad(rho, (0, width - rho.shape[-1])),
         widths,
         swapped,
-        pad(x_maps @ x_turn, (0, width - dx)) * sign[:, None],
-        pad(y_maps @ y_turn, (0, width - dy)) * sign[:, None],
+        pad(torch.bmm(x_maps, x_turn), (0, width - dx)) * sign[:, None],
+        pad(torch.bmm(y_maps, y_turn), (0, width - dy)) * sign[:, None],
     )
 
 
@@ -98,13 +103,13 @@ def whiten(z: Tensor) -> tuple[Tensor, Tensor]:
     b, n, d = z.shape
     mean = z.mean(-2, keepdim=True)
     centred = z - mean
-    covariance = centred.mT @ centred / n
+    covariance = torch.bmm(centred.mT, centred) / n
     scale = covariance.diagonal(dim1=-2, dim2=-1).mean(-1)[:, None, None]
     eye = torch.eye(d, dtype=z.dtype, device=z.device)
     # The absolute part only matters for a side that is constant as a whole.
     factor = torch.linalg.cholesky(covariance + (RIDGE * scale + 1e-12) * eye)
     matrix = torch.linalg.solve_triangular(factor, eye.expand(b, d, d), upper=False).mT
-    return centred @ matrix, torch.cat([matrix, -mean @ matrix], -2)
+    return torch.bmm(centred, matrix), torch.cat([matrix, -torch.bmm(mean, matrix)], -2)
 
 
 def singular_vectors(cross: Tensor) -> tuple[Tensor, Tensor, Tensor]:

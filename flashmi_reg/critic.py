@@ -206,8 +206,12 @@ def log_mean_exp(joint: Tensor, shuffled: Tensor) -> Tensor:
     Returns:
         Shape (b,).
     """
-    below = _guarded(shuffled).logsumexp(-1) - math.log(shuffled.shape[-1])
-    above = logsigmoid(joint - _cut(shuffled)).logsumexp(-1) - math.log(joint.shape[-1])
+    return _log_mean_exp(joint, _guarded(shuffled), _cut(shuffled))
+
+
+def _log_mean_exp(joint: Tensor, guarded: Tensor, cut: float) -> Tensor:
+    below = guarded.logsumexp(-1) - math.log(guarded.shape[-1])
+    above = logsigmoid(joint - cut).logsumexp(-1) - math.log(joint.shape[-1])
     return torch.logaddexp(below, above)
 
 
@@ -223,17 +227,17 @@ def donsker_varadhan(values: Values, control: Values) -> Tensor:
         values: the critic.
         control: the Gaussian term at the same pairs.
     """
-    share, reference = (_shares(part.shuffled) for part in (values, control))
+    cut = _cut(values.shuffled)
+    # The critic and its Gaussian term as one batch: half the operations.
+    joint = torch.stack([values.joint, control.joint])
+    guarded = _guarded(torch.stack([values.shuffled, control.shuffled]))
+    found, excess = _log_mean_exp(joint, guarded, cut)
+    # What each pair has of the mean of exp beyond an equal share.
+    share, reference = guarded.softmax(-1) - 1 / guarded.shape[-1]
     # An almost constant Gaussian term has nothing to tell.
     spread = reference.square().sum(-1) + 1e-6 / reference.shape[-1]
     coefficient = (share * reference).sum(-1) / spread
-    excess = log_mean_exp(*control)
-    return values.joint.mean(-1) - log_mean_exp(*values) + coefficient * excess
-
-
-def _shares(shuffled: Tensor) -> Tensor:
-    """What each pair has of the guarded mean of exp beyond an equal share, shape (b, m)."""
-    return _guarded(shuffled).softmax(-1) - 1 / shuffled.shape[-1]
+    return values.joint.mean(-1) - found + coefficient * excess
 
 
 def _guarded(shuffled: Tensor) -> Tensor:

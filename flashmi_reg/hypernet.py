@@ -262,7 +262,7 @@ class HyperNetwork(nn.Module):
 
     def _sides(self, pairs: Pairs, widths: Tensor) -> list[Tensor]:
         """Functions of either side, each of shape (b, m, width + side)."""
-        return [self.side(side, widths[:, i, None]) for i, side in enumerate(pairs)]
+        return list(self.side(torch.cat(pairs), widths.mT.reshape(-1, 1)).chunk(2))
 
     def _modulation(self, turn: int, context: Tensor) -> Modulation:
         emitted = self.emit[turn](context).to(context.dtype)[:, None]

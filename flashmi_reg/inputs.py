@@ -114,20 +114,25 @@ def support_warnings(
         header: of the weights.
     """
     found = []
-    for name, ordered in (("x", x_ordered), ("y", y_ordered)):
-        same = ordered[..., 1:] == ordered[..., :-1]
-        constant = same.all(-1)
-        if constant.any():
-            columns = constant.any(0).nonzero()[:, 0].tolist()
+    width = x_ordered.shape[-2]
+    ordered = torch.cat([x_ordered, y_ordered], -2)
+    same = ordered[..., 1:] == ordered[..., :-1]
+    constant = same.all(-1)
+    edge = torch.zeros_like(same[..., :1])
+    tied = torch.cat([same, edge], -1) | torch.cat([edge, same], -1)
+    share = tied.double().mean(-1).masked_fill(constant, 0)
+    doubtful = (constant | (share > TIED_SHARE)).any()
+    for name, of_side in (("x", slice(width)), ("y", slice(width, None))) if doubtful else ():
+        still = constant[:, of_side].any(0)
+        if still.any():
+            columns = still.nonzero()[:, 0].tolist()
             found.append(f"`{name}` is constant in column(s) {columns}, which carry no information")
-        edge = torch.zeros_like(same[..., :1])
-        tied = torch.cat([same, edge], -1) | torch.cat([edge, same], -1)
-        share = tied.double().mean(-1).masked_fill(constant, 0)
-        if (share > TIED_SHARE).any():
-            columns = (share > TIED_SHARE).any(0).nonzero()[:, 0].tolist()
+        equal = share[:, of_side]
+        if (equal > TIED_SHARE).any():
+            columns = (equal > TIED_SHARE).any(0).nonzero()[:, 0].tolist()
             found.append(
                 f"`{name}` has many tied values in column(s) {columns} "
-                f"(up to {float(share.max()):.0%}): it is treated as continuous"
+                f"(up to {float(equal.max()):.0%}): it is treated as continuous"
             )
     if (rho > 0.9995).any():
         found.append(

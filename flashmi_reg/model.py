@@ -225,23 +225,18 @@ class FlashMI:
         with torch.autocast(x.device.type, enabled=False):
             x, y = (side if side.ndim == 3 else side[None] for side in (x, y))
             estimate = estimate_truncated if is_truncated(x, y, self.header) else estimate_scores
-            return estimate(
-                network,
-                normal_scores(x),
-                normal_scores(y),
-                generator,
-                frozen=gradient == "critic",
-            )
+            # Ranked together: half the operations.
+            scores = normal_scores(torch.cat([x, y], -1))
+            first, second = scores.split([x.shape[-1], y.shape[-1]], -1)
+            return estimate(network, first, second, generator, frozen=gradient == "critic")
 
     @torch.no_grad()
     @torch.compiler.disable
     def _doubts(self, x: Tensor, y: Tensor, estimation: Estimation | Truncation) -> list[str]:
-        x_ordered, y_ordered = (
-            side.mT.reshape(-1, side.shape[-1], side.shape[-2]).sort(-1).values for side in (x, y)
-        )
+        ordered = torch.cat([x, y], -1).mT.sort(-1).values
+        ordered = ordered.reshape(-1, *ordered.shape[-2:])
         return support_warnings(
-            x_ordered,
-            y_ordered,
+            *ordered.split([x.shape[-1], y.shape[-1]], -2),
             estimation.rho,
             estimation.value,
             self.header,

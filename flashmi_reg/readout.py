@@ -11,6 +11,7 @@ strongly it is penalised.
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -78,22 +79,23 @@ class _Readout(torch.autograd.Function):
     def forward(
         ctx: Any, features: Tensor, offset: Tensor, start: Tensor, n: int, iterations: int
     ) -> tuple[Tensor, Tensor]:
-        label, share = _labels(features, n)
-        lengths = torch.tensor(STEP_LENGTHS, device=features.device, dtype=features.dtype)
+        label, share, sign = _labels(features, n)
+        lengths = torch.tensor(STEP_LENGTHS, device=features.device, dtype=features.dtype)[:, None]
         weights = start
-        values = offset + (features @ weights[..., None])[..., 0]
+        values = offset + torch.bmm(features, weights[..., None])[..., 0]
         for _ in range(iterations):
-            residual = share * (values.sigmoid() - label)
-            slope = (residual[:, None] @ features)[:, 0] + weights / n
-            factor, _ = torch.linalg.cholesky_ex(_hessian(features, values, n))
+            chance = values.sigmoid()
+            residual = share * (chance - label)
+            slope = torch.bmm(residual[:, None], features)[:, 0] + weights / n
+            factor, _ = torch.linalg.cholesky_ex(_hessian(features, chance, share, 1 / n))
             step = -torch.cholesky_solve(slope[..., None], factor)[..., 0]
-            change = (features @ step[..., None])[..., 0]
-            tried = values[:, None] + lengths[:, None] * change[:, None]
-            penalty = (weights[:, None] + lengths[:, None] * step[:, None]).square().sum(-1)
-            objective = (share * (softplus(tried) - label * tried)).sum(-1) + penalty / (2 * n)
+            change = torch.bmm(features, step[..., None])[..., 0]
+            tried = torch.addcmul(values[:, None], lengths, change[:, None])
+            penalty = torch.addcmul(weights[:, None], lengths, step[:, None]).square().sum(-1)
+            objective = softplus(sign * tried) @ share + penalty / (2 * n)
             # Within rounding the full step counts as the best, so that the last ones are taken.
             objective[:, 0] -= 10 * torch.finfo(objective.dtype).eps
-            length = lengths[objective.argmin(-1)][:, None]
+            length = lengths[objective.argmin(-1)]
             weights, values = weights + length * step, values + length * change
         ctx.n = n
         ctx.save_for_backward(features, values, weights, factor)
@@ -105,14 +107,14 @@ class _Readout(torch.autograd.Function):
         # At the minimum φᵀr(T) + w/n = 0 with r = share · (σ(T) − label), hence
         # dw = −H⁻¹ (dφᵀ r + φᵀ c (dφ w + d offset)), where c = share · σ′(T).
         features, values, weights, factor = ctx.saved_tensors
-        label, share = _labels(features, ctx.n)
+        label, share, _ = _labels(features, ctx.n)
         chance = values.sigmoid()
-        grad = grad_weights + (grad_values[:, None] @ features)[:, 0]
+        grad = grad_weights + torch.bmm(grad_values[:, None], features)[:, 0]
         solved = torch.cholesky_solve(grad[..., None], factor)[..., 0]
-        moved = share * chance * (1 - chance) * (features @ solved[..., None])[..., 0]
+        moved = share * chance * (1 - chance) * torch.bmm(features, solved[..., None])[..., 0]
         grad_offset = grad_values - moved
         left = torch.stack([grad_offset, share * (label - chance)], -1)
-        return left @ torch.stack([weights, solved], 1), grad_offset, None, None, None
+        return torch.bmm(left, torch.stack([weights, solved], 1)), grad_offset, None, None, None
 
 
 def leave_one_out(features: Tensor, values: Tensor, n: int) -> Tensor:
@@ -129,22 +131,26 @@ def leave_one_out(features: Tensor, values: Tensor, n: int) -> Tensor:
     Returns:
         Shape (b, n + m).
     """
-    factor = torch.linalg.cholesky_ex(_hessian(features, values, n))[0]
-    leverage = ((features @ torch.cholesky_inverse(factor)) * features).sum(-1)
-    return values + _left_out(values, leverage, *_labels(features, n))
+    labels = _labels(features, n)
+    hessian = _hessian(features, values.sigmoid(), labels.share, 1 / n)
+    factor = torch.linalg.cholesky_ex(hessian)[0]
+    leverage = (torch.bmm(features, torch.cholesky_inverse(factor)) * features).sum(-1)
+    return values + _left_out(values, leverage, labels)
 
 
-def _left_out(values: Tensor, leverage: Tensor, label: Tensor, share: Tensor) -> Tensor:
+def _left_out(values: Tensor, leverage: Tensor, labels: Labels) -> Tensor:
     """By how much values change where their pair is left out; all of shape (*, n + m)."""
     chance = values.sigmoid()
-    kept = 1 - share * chance * (1 - chance) * leverage
+    weighted = labels.share * leverage
+    kept = 1 - chance * (1 - chance) * weighted
     # In exact arithmetic `kept` is positive; one step is no guide where it is nearly zero.
-    return share * (chance - label) * leverage / kept.clamp_min(MIN_KEPT)
+    return (chance - labels.label) * weighted / kept.clamp_min(MIN_KEPT)
 
 
 def nce_loss(values: Tensor, n: int) -> Tensor:
     """Cross-entropy of telling n joint from m shuffled pairs, shape (*, n + m) → (*), in nats."""
-    return softplus(-values[..., :n]).mean(-1) + softplus(values[..., n:]).mean(-1)
+    _, share, sign = _labels(values[..., None], n)
+    return softplus(sign * values) @ share
 
 
 class Loudness(NamedTuple):
@@ -179,17 +185,18 @@ def choose_loudness(features: Tensor, offset: Tensor, n: int) -> Loudness:
     """
     levels = torch.tensor(LEVELS, device=features.device, dtype=features.dtype)
     ridges = (-2 * levels).exp()[:, None] / n
-    label, share = _labels(features, n)
+    labels = _labels(features, n)
     before = nce_loss(offset, n)[:, None]
     values, weights = offset, torch.zeros_like(features[:, 0])
     for _ in range(LEVEL_STEPS):
-        tried, found, leverage = _newton_steps(features, values, weights, n, ridges)
-        left_out = tried + _left_out(tried, leverage, label, share)
-        loss, fit = nce_loss(left_out, n) - before, nce_loss(tried, n) - before
+        tried, found, leverage = _newton_steps(features, values, weights, labels, ridges)
+        left_out = tried + _left_out(tried, leverage, labels)
+        loss = nce_loss(left_out, n) - before
         weight = (-n * loss).softmax(-1)
-        weights = (weight[:, None] @ found)[:, 0]
-        values = offset + (features @ weights[..., None])[..., 0]
+        weights = torch.bmm(weight[:, None], found)[:, 0]
+        values = offset + torch.bmm(features, weights[..., None])[..., 0]
     mean = (weight * levels).sum(-1, keepdim=True)
+    fit = nce_loss(tried, n) - before
     score = -loss * math.sqrt(n)
     gain = -(weight * loss).sum(-1, keepdim=True)
     excess = (weight * (loss - fit)).sum(-1, keepdim=True) * math.sqrt(n)
@@ -199,7 +206,7 @@ def choose_loudness(features: Tensor, offset: Tensor, n: int) -> Loudness:
 
 
 def _newton_steps(
-    features: Tensor, values: Tensor, weights: Tensor, n: int, ridges: Tensor
+    features: Tensor, values: Tensor, weights: Tensor, labels: Labels, ridges: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """One Newton step under each of several ridges, all by one eigendecomposition.
 
@@ -207,45 +214,65 @@ def _newton_steps(
         features: shape (b, n + m, M).
         values: the critic before the step, shape (b, n + m).
         weights: of the features before the step, shape (b, M).
-        n: number of joint pairs.
+        labels: of the pairs.
         ridges: on the squared weights, shape (L, 1).
 
     Returns:
         The critic after the step, shape (b, L, n + m); the weights, (b, L, M); the leverage
         φ_iᵀ H⁻¹ φ_i of each pair, (b, L, n + m).
     """
-    label, share = _labels(features, n)
     chance = values.sigmoid()
-    hessian = (features * (share * chance * (1 - chance))[..., None]).mT @ features
+    hessian = _hessian(features, chance, labels.share)
     with torch.no_grad():
         # Where training has diverged, the features carry NaN on; the decomposition would raise.
         curvature, axes = torch.linalg.eigh(hessian.nan_to_num(0.0, 0.0, 0.0))
     inverse = 1 / (curvature[:, None] + ridges)
-    turned = features @ axes
-    before = weights[:, None] @ axes
-    slope = (share * (chance - label))[:, None] @ turned + ridges * before
+    turned = torch.bmm(features, axes)
+    before = torch.bmm(weights[:, None], axes)
+    slope = torch.bmm((labels.share * (chance - labels.label))[:, None], turned) + ridges * before
     step = -slope * inverse
-    leverage = inverse @ turned.square().mT
+    leverage = torch.bmm(inverse, turned.square().mT)
     if hessian.requires_grad:
         # Zero in value, and what an inverse does when the matrix moves: −H⁻¹ dH H⁻¹.
         moved = (axes.mT @ (hessian - hessian.detach()) @ axes)[:, None]
         step = step - (step[:, :, None] @ moved)[:, :, 0] * inverse
         lifted = turned[:, None] * inverse[:, :, None]
         leverage = leverage - (lifted @ moved * lifted).sum(-1)
-    return values[:, None] + step @ turned.mT, (before + step) @ axes.mT, leverage
+    after = values[:, None] + torch.bmm(step, turned.mT)
+    return after, torch.bmm(before + step, axes.mT), leverage
 
 
-def _labels(features: Tensor, n: int) -> tuple[Tensor, Tensor]:
-    """Whether a pair is joint, and its weight in the objective, each of shape (n + m,)."""
-    total = features.shape[1]
-    label = (torch.arange(total, device=features.device) < n).to(features.dtype)
-    return label, label / n + (1 - label) / (total - n)
+class Labels(NamedTuple):
+    """Of the pairs, each of shape (n + m,).
+
+    Attributes:
+        label: one for joint pairs, zero for shuffled ones.
+        share: weight in the objective: joint pairs have a mean of their own, and so have others.
+        sign: minus one for joint pairs, one for shuffled ones.
+    """
+
+    label: Tensor
+    share: Tensor
+    sign: Tensor
 
 
-def _hessian(features: Tensor, values: Tensor, n: int) -> Tensor:
-    """Of the objective, shape (b, M, M)."""
-    _, share = _labels(features, n)
-    chance = values.sigmoid()
+def _labels(features: Tensor, n: int) -> Labels:
+    """Of n joint pairs, followed by shuffled ones, whose features (*, n + m, M) are given."""
+    return _labels_of(n, features.shape[-2], features.dtype, features.device)
+
+
+# A dozen uses in every estimate; what is first made in inference mode must serve training later.
+@lru_cache(maxsize=16)
+@torch.inference_mode(False)
+def _labels_of(n: int, total: int, dtype: torch.dtype, device: torch.device) -> Labels:
+    label = (torch.arange(total, device=device) < n).to(dtype)
+    return Labels(label, label / n + (1 - label) / (total - n), 1 - 2 * label)
+
+
+def _hessian(features: Tensor, chance: Tensor, share: Tensor, ridge: float = 0.0) -> Tensor:
+    """Of the objective where pairs are joint by `chance` (b, n + m), shape (b, M, M)."""
     curvature = share * chance * (1 - chance)
-    ridge = torch.eye(features.shape[-1], device=features.device, dtype=features.dtype) / n
-    return (features * curvature[..., None]).mT @ features + ridge
+    hessian = torch.bmm((features * curvature[..., None]).mT, features)
+    if ridge:
+        hessian.diagonal(dim1=-2, dim2=-1).add_(ridge)
+    return hessian

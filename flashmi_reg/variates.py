@@ -98,28 +98,27 @@ def canonical_variates(
         hold_rotation: hold singular vectors and values fixed in the backward pass.
     """
     n = first.shape[1]
-    first, first_map, first_freedom = _whiten(first)
-    second, second_map, second_freedom = _whiten(second)
-    cross = first.mT @ second / n
+    white, matrix, freedom = _whiten(torch.cat([first, second]))
+    cross = torch.bmm(*_sides_apart(white.mT, white)) / n
     left, correlation, right = singular_vectors(cross.detach() if hold_rotation else cross)
-    left, correlation, right = left[..., :count], correlation[:, :count], right[..., :count]
-    edge = ((first_freedom + 1).sqrt() + (second_freedom + 1).sqrt()) / math.sqrt(n)
+    correlation = correlation[:, :count]
+    turn = torch.cat([left[..., :count], right[..., :count]])
+    both = torch.stack(freedom.chunk(2), 1)
+    edge = (both + 1).sqrt().sum(1, keepdim=True) / math.sqrt(n)
     if hold_rotation:
         edge = edge.detach()
-    chance = (edge[:, None] / correlation.clamp_min(1e-6)).square()
+    chance = (edge / correlation.clamp_min(1e-6)).square()
     gate = (1 - chance).clamp_min(0)
-    sides = []
-    for white, matrix, turn in ((first, first_map, left), (second, second_map, right)):
-        spread = (white @ turn).square().mean(1).clamp_min(1e-6).rsqrt()
-        sides.append((matrix @ turn * spread[:, None], white @ turn * spread[:, None]))
-    (first_map, a), (second_map, b) = sides
+    functions = torch.bmm(white, turn)
+    scale = functions.square().mean(1, keepdim=True).clamp_min(1e-6).rsqrt()
+    first_map, second_map = (torch.bmm(matrix, turn) * scale).chunk(2)
+    a, b = (functions * scale).chunk(2)
     # Singular vectors come with either sign.
     sign = torch.where((a + b).pow(3).mean(1, keepdim=True) < 0, -1.0, 1.0)
     together = (a * b).mean(1)
-    freedom = torch.stack([first_freedom, second_freedom], 1)[..., None]
     # Beyond the edge, functions lean by less than an eighth of their correlation.
     share = torch.where(gate > 0, 0.5 / correlation.clamp_min(1e-6), 0.0)
-    lean = share[:, None] * freedom / n
+    lean = share[:, None] * both[..., None] / n
     spread = (1 - 2 * lean * together[:, None] + lean.square()).sqrt()
     return Variates(first_map * sign, second_map * sign, correlation * gate, gate, lean, spread)
 
@@ -136,10 +135,11 @@ def variate_inputs(variates: Variates, first: Tensor, second: Tensor, read: int 
     Returns:
         Shape (b, m, R · INPUTS_PER_VARIATE).
     """
-    a = first @ variates.first[:, :-1] + variates.first[:, -1:]
-    b = second @ variates.second[:, :-1] + variates.second[:, -1:]
-    own_a, own_b = _taken_back(variates, a[:, :read], b[:, :read])
-    a, b = torch.cat([own_a, a[:, read:]], 1), torch.cat([own_b, b[:, read:]], 1)
+    a = torch.baddbmm(variates.first[:, -1:], first, variates.first[:, :-1])
+    b = torch.baddbmm(variates.second[:, -1:], second, variates.second[:, :-1])
+    if read:
+        own_a, own_b = _taken_back(variates, a[:, :read], b[:, :read])
+        a, b = torch.cat([own_a, a[:, read:]], 1), torch.cat([own_b, b[:, read:]], 1)
     rho = variates.correlation[:, None]
     rest = (1 - rho.square()).clamp_min(1e-3)
     exact = (rho * a * b - rho.square() * (a.square() + b.square()) / 2) / rest - rest.log() / 2
@@ -149,6 +149,12 @@ def variate_inputs(variates: Variates, first: Tensor, second: Tensor, read: int 
     amplitude = (variates.gate / (variates.gate + 0.01).sqrt())[:, None]
     a, b = (BOUND * (amplitude * side / BOUND).tanh() for side in (a, b))
     return torch.cat([a, b, a * b, level], -1)
+
+
+def _sides_apart(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+    """The first half of one batch and the second of another."""
+    half = left.shape[0] // 2
+    return left[:half], right[half:]
 
 
 def _taken_back(variates: Variates, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
@@ -163,10 +169,12 @@ def _whiten(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     centred = features - mean
     variance = centred.square().mean(1)
     scale = torch.where(variance > MIN_SPREAD**2, variance, torch.inf).rsqrt()
-    covariance = (centred * scale[:, None]).mT @ (centred * scale[:, None]) / features.shape[1]
+    scaled = centred * scale[:, None]
+    covariance = torch.bmm(scaled.mT, scaled) / features.shape[1]
     eye = torch.eye(covariance.shape[-1], dtype=features.dtype, device=features.device)
     factor = torch.linalg.cholesky(covariance + RIDGE * eye)
     matrix = torch.linalg.solve_triangular(factor, eye.expand_as(factor), upper=False).mT
-    freedom = (covariance @ matrix * matrix).sum((-2, -1))
+    freedom = (torch.bmm(covariance, matrix) * matrix).sum((-2, -1))
     matrix = scale[..., None] * matrix
-    return centred @ matrix, torch.cat([matrix, -mean @ matrix], -2), freedom
+    offset = -torch.bmm(mean, matrix)
+    return torch.bmm(centred, matrix), torch.cat([matrix, offset], -2), freedom
