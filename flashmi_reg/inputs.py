@@ -102,27 +102,25 @@ def _check_side(name: str, value: Tensor, header: Header) -> None:
 
 
 def support_warnings(
-    x_ordered: Tensor, y_ordered: Tensor, rho: Tensor, value: Tensor, header: Header
+    ordered: Tensor, dx: int, rho: Tensor, value: Tensor, header: Header
 ) -> list[str]:
     """What makes an estimate doubtful, as sentences.
 
     Args:
-        x_ordered: ascending columns, shape (b, dx, n).
-        y_ordered: ascending columns, shape (b, dy, n).
+        ordered: ascending columns of x and of y, shape (b, dx + dy, n).
+        dx: how many of them are columns of x.
         rho: canonical correlations, shape (b, width).
         value: estimates, shape (b,).
         header: of the weights.
     """
     found = []
-    width = x_ordered.shape[-2]
-    ordered = torch.cat([x_ordered, y_ordered], -2)
     same = ordered[..., 1:] == ordered[..., :-1]
     constant = same.all(-1)
     edge = torch.zeros_like(same[..., :1])
     tied = torch.cat([same, edge], -1) | torch.cat([edge, same], -1)
     share = tied.double().mean(-1).masked_fill(constant, 0)
     doubtful = (constant | (share > TIED_SHARE)).any()
-    for name, of_side in (("x", slice(width)), ("y", slice(width, None))) if doubtful else ():
+    for name, of_side in (("x", slice(dx)), ("y", slice(dx, None))) if doubtful else ():
         still = constant[:, of_side].any(0)
         if still.any():
             columns = still.nonzero()[:, 0].tolist()

@@ -235,12 +235,7 @@ class FlashMI:
     def _doubts(self, x: Tensor, y: Tensor, estimation: Estimation | Truncation) -> list[str]:
         ordered = torch.cat([x, y], -1).mT.sort(-1).values
         ordered = ordered.reshape(-1, *ordered.shape[-2:])
-        return support_warnings(
-            *ordered.split([x.shape[-1], y.shape[-1]], -2),
-            estimation.rho,
-            estimation.value,
-            self.header,
-        )
+        return support_warnings(ordered, x.shape[-1], estimation.rho, estimation.value, self.header)
 
     def _on(self, device: torch.device) -> HyperNetwork:
         if self._network.shrink.weight.device == device:
