@@ -1,16 +1,18 @@
 """How long things take: one estimate beside the baselines, and the loss beside encoders' steps.
 
 `python -m experiments.speed` writes results/speed.json. Run it on a machine that does nothing
-else; OMP_NUM_THREADS sets the number of threads.
+else; OMP_NUM_THREADS sets the number of threads. All networks and all baselines are timed in one
+run and by one clock, so that their ratios are those of one machine in one hour.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
-import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +21,16 @@ from torch import nn
 from tqdm import tqdm
 
 from experiments.baselines import KSG, MINE, GaussianCopula
+from experiments.baselines.protocol import clock
 from experiments.bmi.tasks import TASKS, generator_for
 from experiments.encoders import ENCODERS, IMAGE
 from experiments.report import (
     RESULTS,
     circumstances,
     describe_weights,
+    markdown_table,
     number,
+    origin,
     table,
     write_json,
 )
@@ -33,6 +38,7 @@ from flashmi_reg import FlashMI, MutualInformationLoss
 from flashmi_reg.errors import SupportWarning
 from flashmi_reg.model import Gradient
 
+OUT = RESULTS / "speed.json"
 TASK = "multinormal-sparse-5-5-2-2.0"
 BATCH = 256
 WIDTHS = (5, 8, 10, 16)
@@ -46,29 +52,34 @@ def median_seconds(action: Callable[[], object], repeats: int) -> float:
     action()
     times = []
     for _ in range(repeats):
-        start = time.perf_counter()
+        start = clock()
         action()
-        times.append(time.perf_counter() - start)
+        times.append(clock() - start)
     return statistics.median(times)
 
 
-def time_estimates(model: FlashMI, n: int, repeats: int, mine_repeats: int) -> dict[str, Any]:
-    """Time one estimate of n pairs of width 5 + 5 by each method, and note its value."""
+def time_estimates(
+    models: Mapping[str, FlashMI], n: int, repeats: int, mine_repeats: int
+) -> dict[str, Any]:
+    """Time one estimate of n pairs of width 5 + 5 by each method, and note its value.
+
+    `times` of a method are its seconds as multiples of each network's.
+    """
     task = TASKS[TASK]
     x, y = (z.float() for z in task.sample(n, generator=generator_for(task, n, 0)))
 
-    def ours() -> float:
-        with torch.no_grad():
-            return model.mutual_information(x, y).item()
+    def by(model: FlashMI) -> Callable[[], float]:
+        return torch.no_grad()(lambda: model.mutual_information(x, y).item())
 
     control, ksg, mine = GaussianCopula(), KSG(), MINE()
-    found: dict[str, Any] = {
-        "ours": {"seconds": median_seconds(ours, repeats), "value": ours()},
-        "control": {
-            "seconds": median_seconds(lambda: control(x, y), repeats),
-            "value": control(x, y).value,
-        },
-        "ksg": {"seconds": median_seconds(lambda: ksg(x, y), repeats), "value": ksg(x, y).value},
+    actions: dict[str, Callable[[], float]] = {
+        **{name: by(model) for name, model in models.items()},
+        "control": lambda: control(x, y).value,
+        "ksg": lambda: ksg(x, y).value,
+    }
+    found: dict[str, dict[str, Any]] = {
+        name: {"seconds": median_seconds(action, repeats), "value": action()}
+        for name, action in actions.items()
     }
     runs = [mine(x, y, seed) for seed in range(mine_repeats)]
     found["mine"] = {
@@ -78,7 +89,7 @@ def time_estimates(model: FlashMI, n: int, repeats: int, mine_repeats: int) -> d
         "converged": all(run.converged for run in runs),
     }
     for row in found.values():
-        row["times_ours"] = row["seconds"] / found["ours"]["seconds"]
+        row["times"] = {name: row["seconds"] / found[name]["seconds"] for name in models}
     return {"task": TASK, "n": n, "truth": task.mi, "methods": found}
 
 
@@ -115,22 +126,22 @@ def time_loss(weights: str, width: int, gradient: Gradient, repeats: int) -> flo
     return median_seconds(step, repeats)
 
 
-def time_losses(weights: str, repeats: int) -> dict[str, Any]:
-    """Time the loss at several widths, and as a share of encoders' training steps."""
+def time_losses(weights: Sequence[str], repeats: int) -> dict[str, Any]:
+    """Time the loss of each network at several widths, and as a share of encoders' steps."""
     encoders = {
         # The seconds of a step are far apart: the longest, of seconds, are timed less often.
         name: time_encoder(make, repeats if name != "ResNet-18" else max(1, repeats // 5))
         for name, make in tqdm(ENCODERS.items(), desc="encoders", unit="encoder", disable=None)
     }
     rows = []
-    for width in tqdm(WIDTHS, desc="loss", unit="width", disable=None):
-        for gradient in GRADIENTS:
-            seconds = time_loss(weights, width, gradient, repeats)
-            shares = {name: seconds / step["seconds"] for name, step in encoders.items()}
-            rows.append(
-                {"width": width, "gradient": gradient}
-                | {"seconds": seconds, "share": shares[CNN], "shares": shares}
-            )
+    work = list(product(weights, WIDTHS, GRADIENTS))
+    for name, width, gradient in tqdm(work, desc="losses", unit="loss", disable=None):
+        seconds = time_loss(name, width, gradient, repeats)
+        shares = {encoder: seconds / step["seconds"] for encoder, step in encoders.items()}
+        rows.append(
+            {"weights": Path(name).name, "width": width, "gradient": gradient}
+            | {"seconds": seconds, "share": shares[CNN], "shares": shares}
+        )
     return {
         "n": BATCH,
         "encoder": {"what": f"three convolutions, {STEP}", **encoders[CNN]},
@@ -139,50 +150,99 @@ def time_losses(weights: str, repeats: int) -> dict[str, Any]:
     }
 
 
+def markdown(path: Path = OUT) -> str:
+    """The tables for README and model card."""
+    content = json.loads(path.read_text())
+    settings, training = content["settings"], content["training"]
+    names, weights = list(content["weights"]), content["weights"].values()
+    estimates = content["estimates"]
+    head, losses = _loss_rows(training)
+    return (
+        f"**Speed**: `python -m experiments.speed --n {' '.join(map(str, settings['n']))} --weights"
+        f" {' '.join(names)} --repeats {settings['repeats']} --mine-repeats"
+        f" {settings['mine_repeats']}`, {origin(content['hardware'], *weights)}. One estimate of"
+        f" 5 + 5 coordinates, truth {number(estimates[0]['truth'])}, medians. MINE is trained until"
+        " its bound on held-out pairs no longer grows, with the settings that were most accurate on"
+        " tasks of the benchmark (`experiments/baselines/mine.py`), however long they take.\n\n"
+        f"{markdown_table(_estimate_head(names), _estimate_rows(estimates))}\n\n"
+        f"The loss, forward and backward, at n = {training['n']}, and as a share of the training"
+        " step of an encoder on images of 3 × 32 × 32:\n\n"
+        f"{markdown_table(head, losses)}"
+    )
+
+
+def _estimate_head(names: Sequence[str]) -> list[str]:
+    return ["method", "n", "ms", *(f"of {name}" for name in names), "value", "steps"]
+
+
+def _estimate_rows(estimates: Sequence[dict[str, Any]]) -> list[list[str]]:
+    rows = []
+    for found in estimates:
+        for name, row in found["methods"].items():
+            steps = f"{row['steps']:,.0f}" if "steps" in row else "–"
+            rows.append(
+                [
+                    name,
+                    f"{found['n']:,}",
+                    number(row["seconds"] * 1e3, 1),
+                    *(f"{times:.3g}×" for times in row["times"].values()),
+                    number(row["value"]),
+                    steps if row.get("converged", True) else f"{steps}, not converged",
+                ]
+            )
+    return rows
+
+
+def _loss_rows(training: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    steps = [
+        f"{name}, {step['seconds'] * 1e3:,.0f} ms" for name, step in training["encoders"].items()
+    ]
+    rows = [
+        [
+            row["weights"],
+            f"{row['width']} + {row['width']}",
+            row["gradient"],
+            number(row["seconds"] * 1e3, 1),
+            *(f"{share:.0%}" for share in row["shares"].values()),
+        ]
+        for row in training["loss"]
+    ]
+    return ["weights", "widths", "gradient", "ms", *steps], rows
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Time everything, print the tables, write the JSON file."""
     parser = argparse.ArgumentParser(prog="python -m experiments.speed", description=__doc__)
-    parser.add_argument("--n", type=int, default=1000, help="pairs in the estimate")
+    parser.add_argument(
+        "--n", type=int, nargs="+", default=[1000, 5000], help="pairs in an estimate"
+    )
     parser.add_argument("--repeats", type=int, default=15, help="runs behind each median")
     parser.add_argument("--mine-repeats", type=int, default=3, help="trainings of MINE")
-    parser.add_argument("--weights", default="base", help="packaged name or .safetensors file")
-    parser.add_argument("--out", type=Path, default=RESULTS / "speed.json", help="the JSON file")
+    parser.add_argument(
+        "--weights", nargs="+", default=["base", "small"], help="packaged names or files"
+    )
+    parser.add_argument("--out", type=Path, default=OUT, help="the JSON file")
     options = parser.parse_args(arguments)
     warnings.simplefilter("ignore", SupportWarning)
 
-    model = FlashMI.from_pretrained(options.weights)
-    estimates = time_estimates(model, options.n, options.repeats, options.mine_repeats)
-    losses = time_losses(options.weights, options.repeats)
+    models = {Path(name).name: FlashMI.from_pretrained(name) for name in options.weights}
+    estimates = [
+        time_estimates(models, n, options.repeats, options.mine_repeats)
+        for n in tqdm(options.n, desc="estimates", unit="n", disable=None)
+    ]
+    training = time_losses(options.weights, options.repeats)
 
-    print(f"\none estimate, n = {options.n:,}, 5 + 5 dimensions, truth {estimates['truth']:.3f}")
-    rows = [
-        [name, number(row["seconds"] * 1e3, 2), f"{row['times_ours']:.2g}×", number(row["value"])]
-        for name, row in estimates["methods"].items()
-    ]
-    print(table(["method", "ms", "of ours", "value"], rows))
-    steps = [
-        [name, f"{found['parameters'] / 1e6:.1f} M", number(found["seconds"] * 1e3, 1)]
-        for name, found in losses["encoders"].items()
-    ]
-    print(f"\ntraining steps without the loss: {STEP}")
-    print(table(["encoder", "parameters", "ms"], steps))
-    print(f"\nloss, forward and backward, n = {BATCH}, as a share of the steps")
-    rows = [
-        [
-            f"{row['width']} + {row['width']}",
-            row["gradient"],
-            number(row["seconds"] * 1e3, 2),
-            *(f"{share:.0%}" for share in row["shares"].values()),
-        ]
-        for row in losses["loss"]
-    ]
-    print(table(["widths", "gradient", "ms", *losses["encoders"]], rows))
+    print(f"\none estimate, 5 + 5 dimensions, truth {estimates[0]['truth']:.3f}")
+    print(table(_estimate_head(list(models)), _estimate_rows(estimates)))
+    print(f"\nloss, forward and backward, n = {BATCH}, as a share of training steps: {STEP}")
+    print(table(*_loss_rows(training)))
     content = {
-        "settings": {"repeats": options.repeats, "mine_repeats": options.mine_repeats},
-        "weights": describe_weights(model, options.weights),
+        "settings": {name: getattr(options, name) for name in ("n", "repeats", "mine_repeats")},
+        "weights": {name: describe_weights(model, name) for name, model in models.items()},
         **circumstances("scipy"),
-        "estimate": estimates,
-        "training": losses,
+        "mine": repr(MINE()),
+        "estimates": estimates,
+        "training": training,
     }
     print(f"\nwrote {write_json(options.out, content).name}")
 

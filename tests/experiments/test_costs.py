@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from experiments import all_pairs, small_batches, speed
+from experiments.baselines import MINE
+from experiments.baselines.neural import Schedule
 from experiments.encoders import ENCODERS, IMAGE, make_resnet18
 from flashmi_reg import FlashMI
 
@@ -32,11 +36,40 @@ def test_shares_are_of_the_steps_that_were_timed(
     monkeypatch.setattr(speed, "BATCH", 64)
     monkeypatch.setattr(speed, "WIDTHS", (2,))
     monkeypatch.setattr(speed, "ENCODERS", {speed.CNN: ENCODERS[speed.CNN]})
-    found = speed.time_losses(str(tiny_path), 1)
+    found = speed.time_losses([str(tiny_path)], 1)
     assert [row["gradient"] for row in found["loss"]] == ["critic", "full"]
+    assert {row["weights"] for row in found["loss"]} == {tiny_path.name}
     for row in found["loss"]:
         step = found["encoders"][speed.CNN]["seconds"]
         assert row["share"] == row["shares"][speed.CNN] == row["seconds"] / step
+
+
+def test_methods_and_networks_are_timed_in_one_run(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny_path: Path, capsys: Any
+) -> None:
+    """Each method at each n, its seconds as multiples of those of either network."""
+    monkeypatch.setattr(speed, "BATCH", 64)
+    monkeypatch.setattr(speed, "WIDTHS", (2,))
+    monkeypatch.setattr(speed, "ENCODERS", {speed.CNN: ENCODERS[speed.CNN]})
+    monkeypatch.setattr(speed, "MINE", lambda: MINE(Schedule(hidden=(8,), max_steps=100)))
+    other = tmp_path / "other.safetensors"
+    other.write_bytes(tiny_path.read_bytes())
+    out = tmp_path / "speed.json"
+    few = ["--repeats", "1", "--mine-repeats", "1", "--n", "60", "80", "--out", str(out)]
+    speed.main([*few, "--weights", str(tiny_path), str(other)])
+    content = json.loads(out.read_text())
+    assert [found["n"] for found in content["estimates"]] == [60, 80]
+    for found in content["estimates"]:
+        methods, networks = found["methods"], [tiny_path.name, other.name]
+        assert list(methods) == [*networks, "control", "ksg", "mine"]
+        for name in networks:
+            expected = methods["mine"]["seconds"] / methods[name]["seconds"]
+            assert methods["mine"]["times"][name] == pytest.approx(expected, rel=1e-2)
+            assert methods[name]["times"][name] == 1
+    text = speed.markdown(out)
+    assert text.count("| mine | ") == 2
+    assert "100, not converged |" in text
+    assert capsys.readouterr().out.count(other.name) >= 2
 
 
 def test_columns_have_the_information_that_is_said() -> None:
