@@ -90,7 +90,9 @@ def _benchmark() -> str:
         " were chosen by accuracy on other data of six of these tasks at n = 1,000 and 5,000, those"
         " of the other neural baselines at n = 1,000. Time:"
         " `results/bmi_curves.png`; the seconds of ours are in part wall clock beside other work,"
-        " and hence upper bounds."
+        " and hence upper bounds, and those of MINE were taken on a busy machine, where a step took"
+        " about twice as long as on an idle one. MINE's nulls are of the first four or five tasks"
+        " of the paper's table alone."
         f"\n\n{markdown_table(['method', 'n', 'seeds', *COLUMNS.values()], told)}"
     )
 
