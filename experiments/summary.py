@@ -91,7 +91,7 @@ def _benchmark() -> str:
         " of the other neural baselines at n = 1,000. Time:"
         " `results/bmi_curves.png`; the seconds of ours are in part wall clock beside other work,"
         " and hence upper bounds, and those of MINE were taken on a busy machine, where a step took"
-        " about twice as long as on an idle one. MINE's nulls are of the first four or five tasks"
+        " two to three times as long as on an idle one. MINE's nulls are of four or five tasks"
         " of the paper's table alone."
         f"\n\n{markdown_table(['method', 'n', 'seeds', *COLUMNS.values()], told)}"
     )
