@@ -11,7 +11,7 @@ from torch import Tensor
 from .canonical import Canonical, canonicalise
 from .copula import Marginals
 from .critic import Values, donsker_varadhan
-from .hypernet import CriticParameters, HyperNetwork, Pairs
+from .hypernet import CriticParameters, HyperNetwork, Pairs, Shuffle
 
 __all__ = [
     "Critic",
@@ -93,14 +93,14 @@ def _estimate_read(
 ) -> Estimation:
     """The network reads all samples."""
     n = x.shape[1]
-    index = tuple(part.to(x.device) for part in derange(n, shuffle_copies(n), generator))
+    shuffle = Shuffle(*(part.to(x.device) for part in derange(n, shuffle_copies(n), generator)))
     track = torch.is_grad_enabled() and (x.requires_grad or y.requires_grad)
     with torch.set_grad_enabled(track and not frozen):
         data = canonicalise(x, y, network.architecture.width)
     with torch.set_grad_enabled(track):
         u, v = coordinates(data, x, y) if track and frozen else (data.u, data.v)
-        joint, shuffled = _pairs(network, u, v, index)
-        parameters, values, gaussian, optimism = network(data, joint, shuffled, hold=frozen)
+        joint = _pairs(network, u, v)
+        parameters, values, gaussian, optimism = network(data, joint, shuffle, hold=frozen)
     value = donsker_varadhan(values, gaussian) - optimism
     return Estimation(value, data, parameters, optimism)
 
@@ -216,12 +216,9 @@ def rows_of(samples: Tensor, index: Tensor) -> Tensor:
     return samples.gather(1, index[..., None].expand(*index.shape, samples.shape[-1]))
 
 
-def _pairs(
-    network: HyperNetwork, u: Tensor, v: Tensor, index: tuple[Tensor, ...]
-) -> tuple[Pairs, Pairs]:
+def _pairs(network: HyperNetwork, u: Tensor, v: Tensor) -> Pairs:
     dtype = network.shrink.weight.dtype
-    u, v = u.to(dtype), v.to(dtype)
-    return Pairs(u, v), Pairs(u[:, index[0]], v[:, index[1]])
+    return Pairs(u.to(dtype), v.to(dtype))
 
 
 def coordinates(data: Canonical, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -245,5 +242,4 @@ def _joined(parts: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
 def _evaluate(
     network: HyperNetwork, parameters: CriticParameters, u: Tensor, v: Tensor
 ) -> tuple[Tensor, Tensor]:
-    dtype = network.shrink.weight.dtype
-    return network.evaluate(parameters, Pairs(u.to(dtype), v.to(dtype)))
+    return network.evaluate(parameters, _pairs(network, u, v))

@@ -38,10 +38,20 @@ from .variates import (
     SideFeatures,
     Variates,
     canonical_variates,
+    taken_back,
     variate_inputs,
+    variate_values,
 )
 
-__all__ = ["Architecture", "CriticParameters", "Emission", "HyperNetwork", "Pairs", "Readout"]
+__all__ = [
+    "Architecture",
+    "CriticParameters",
+    "Emission",
+    "HyperNetwork",
+    "Pairs",
+    "Readout",
+    "Shuffle",
+]
 
 MAX_CORRELATION = 0.9999
 # Samples of independent continuous variables correlate by far more than this.
@@ -86,6 +96,22 @@ class Pairs(NamedTuple):
 
     u: Tensor
     v: Tensor
+
+
+class Shuffle(NamedTuple):
+    """Which samples make up pairs of the product of marginals.
+
+    Attributes:
+        first: places of their first points among the joint pairs, shape (m,).
+        second: places of their second points.
+    """
+
+    first: Tensor
+    second: Tensor
+
+    def of(self, pairs: tuple[Tensor, Tensor]) -> Pairs:
+        """The shuffled pairs of joint ones, or of functions of their sides, (b, n, *) each."""
+        return Pairs(pairs[0][:, self.first], pairs[1][:, self.second])
 
 
 class Readout(NamedTuple):
@@ -178,14 +204,14 @@ class HyperNetwork(nn.Module):
         nn.init.constant_(self.shrink.bias, 4.0)
 
     def forward(
-        self, data: Canonical, joint: Pairs, shuffled: Pairs, *, hold: bool = False
+        self, data: Canonical, joint: Pairs, shuffle: Shuffle, *, hold: bool = False
     ) -> Emission:
         """Reads the pairs of a data set and returns its critic, with the critic's values there.
 
         Args:
             data: the data set's canonical form; its correlations, widths and n are used.
             joint: joint pairs.
-            shuffled: pairs of the product of marginals.
+            shuffle: which of their points make up pairs of the product of marginals.
             hold: whether the critic is held fixed: gradients then reach the pairs as points at
                 which it is evaluated, not as data that it was read off.
         """
@@ -194,17 +220,20 @@ class HyperNetwork(nn.Module):
         dtype = self.shrink.weight.dtype
         n = joint.u.shape[1]
         rho = data.rho.to(dtype).clamp(0, MAX_CORRELATION)
-        pairs = Pairs(*(torch.cat(sides, 1) for sides in zip(joint, shuffled, strict=True)))
-        sides = self._sides(pairs, data.widths)
-        with full_precision(pairs.u), through(tracked):
-            first, second = (side[:, :n] for side in sides)
+        first, second = self._sides(joint, data.widths)
+        with full_precision(joint.u), through(tracked):
             count = self.architecture.variates
             variates = canonical_variates(first, second, count, hold_rotation=self.training)
+        with full_precision(joint.u):
+            # Functions of one side alone are the same wherever a sample is paired.
+            found = variate_values(variates, first, second)
+            found = _followed(taken_back(variates, *found), shuffle.of(found))
+        pairs = _followed(joint, shuffle.of(joint))
         statistics = _statistics(rho, data.widths, n, variates)
         context = self.norm(self.describe(statistics).to(dtype))
         rho = rho * self.shrink(context).to(dtype).sigmoid()
         gaussian = gaussian_pmi(*pairs, rho)
-        inputs = _inputs(pairs, data.widths, gaussian, variates, sides, read=n)
+        inputs = _inputs(pairs, data.widths, gaussian, variates, found)
         radial_features = self.radial(inputs)
         with through(tracked):
             amplitude = self.radial.amplitude.exp()
@@ -240,9 +269,12 @@ class HyperNetwork(nn.Module):
         Each is of shape (b, m). `read` tells that these are the joint pairs that it was read off.
         """
         gaussian = gaussian_pmi(*pairs, parameters.rho)
-        sides = self._sides(pairs, parameters.widths)
-        count = pairs.u.shape[1] if read else 0
-        inputs = _inputs(pairs, parameters.widths, gaussian, parameters.variates, sides, count)
+        variates = parameters.variates
+        with full_precision(gaussian):
+            found = variate_values(variates, *self._sides(pairs, parameters.widths))
+            if read:
+                found = taken_back(variates, *found)
+        inputs = _inputs(pairs, parameters.widths, gaussian, variates, found)
         fine = self.body.features(self.body(inputs, parameters.modulation), parameters.modulation)
         return _read_out(self.radial(inputs), fine, parameters.readout, gaussian), gaussian
 
@@ -309,18 +341,21 @@ def _correction(inputs: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(inputs, HEAD), nn.SiLU(), last)
 
 
+def _followed(joint: tuple[Tensor, Tensor], shuffled: Pairs) -> Pairs:
+    """Both sides of joint pairs and, after them, of shuffled ones."""
+    return Pairs(*(torch.cat(sides, 1) for sides in zip(joint, shuffled, strict=True)))
+
+
 def _inputs(
     pairs: Pairs,
     widths: Tensor,
     gaussian: Tensor,
     variates: Variates,
-    sides: list[Tensor],
-    read: int,
+    found: tuple[Tensor, Tensor],
 ) -> Tensor:
-    """All that the features see of pairs, of which `read` were read, the radial inputs last."""
+    """All that the features see of pairs where variates were found so, the radial inputs last."""
     with full_precision(gaussian):
-        first, second = sides
-        bent = variate_inputs(variates, first, second, read)
+        bent = variate_inputs(variates, *found)
     return torch.cat([bent, pair_inputs(*pairs, widths, gaussian)], -1)
 
 

@@ -18,7 +18,15 @@ from torch.nn.functional import silu, softplus
 from .canonical import singular_vectors
 from .critic import FLOOR, norm_score
 
-__all__ = ["INPUTS_PER_VARIATE", "SideFeatures", "Variates", "canonical_variates", "variate_inputs"]
+__all__ = [
+    "INPUTS_PER_VARIATE",
+    "SideFeatures",
+    "Variates",
+    "canonical_variates",
+    "taken_back",
+    "variate_inputs",
+    "variate_values",
+]
 
 # Per variate: either side's function, their product and the Gaussian PMI of the two.
 INPUTS_PER_VARIATE = 4
@@ -98,20 +106,22 @@ def canonical_variates(
         hold_rotation: hold singular vectors and values fixed in the backward pass.
     """
     n = first.shape[1]
-    white, matrix, freedom = _whiten(torch.cat([first, second]))
-    cross = torch.bmm(*_sides_apart(white.mT, white)) / n
+    mean, centred, white, freedom = _whiten(torch.cat([first, second]))
+    (first, second), (first_white, second_white) = centred.chunk(2), white.chunk(2)
+    cross = torch.bmm(first_white.mT, torch.bmm(torch.bmm(first.mT, second), second_white)) / n
     left, correlation, right = singular_vectors(cross.detach() if hold_rotation else cross)
     correlation = correlation[:, :count]
-    turn = torch.cat([left[..., :count], right[..., :count]])
     both = torch.stack(freedom.chunk(2), 1)
     edge = (both + 1).sqrt().sum(1, keepdim=True) / math.sqrt(n)
     if hold_rotation:
         edge = edge.detach()
     chance = (edge / correlation.clamp_min(1e-6)).square()
     gate = (1 - chance).clamp_min(0)
-    functions = torch.bmm(white, turn)
+    turned = torch.bmm(white, torch.cat([left[..., :count], right[..., :count]]))
+    functions = torch.bmm(centred, turned)
     scale = functions.square().mean(1, keepdim=True).clamp_min(1e-6).rsqrt()
-    first_map, second_map = (torch.bmm(matrix, turn) * scale).chunk(2)
+    turned = turned * scale
+    first_map, second_map = torch.cat([turned, -torch.bmm(mean, turned)], 1).chunk(2)
     a, b = (functions * scale).chunk(2)
     # Singular vectors come with either sign.
     sign = torch.where((a + b).pow(3).mean(1, keepdim=True) < 0, -1.0, 1.0)
@@ -123,23 +133,30 @@ def canonical_variates(
     return Variates(first_map * sign, second_map * sign, correlation * gate, gate, lean, spread)
 
 
-def variate_inputs(variates: Variates, first: Tensor, second: Tensor, read: int = 0) -> Tensor:
+def variate_values(variates: Variates, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    """The functions of points, each of shape (b, m, R), from their features, (b, m, K)."""
+    a = torch.baddbmm(variates.first[:, -1:], first, variates.first[:, :-1])
+    b = torch.baddbmm(variates.second[:, -1:], second, variates.second[:, :-1])
+    return a, b
+
+
+def taken_back(variates: Variates, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Functions at the pairs they were found on, nearer to what they are at others, (b, n, R)."""
+    lean, spread = variates.lean[:, :, None], variates.spread[:, :, None]
+    return (a - lean[:, 0] * b) / spread[:, 0], (b - lean[:, 1] * a) / spread[:, 1]
+
+
+def variate_inputs(variates: Variates, a: Tensor, b: Tensor) -> Tensor:
     """What the critic's features see of the variates at pairs of points.
 
     Args:
         variates: R pairs of functions.
-        first: features of the first points, shape (b, m, K).
-        second: features of the second points, shape (b, m, K).
-        read: so many pairs, the first ones, are those that the functions were found on.
+        a: the functions of the first points, shape (b, m, R).
+        b: those of the second points.
 
     Returns:
         Shape (b, m, R · INPUTS_PER_VARIATE).
     """
-    a = torch.baddbmm(variates.first[:, -1:], first, variates.first[:, :-1])
-    b = torch.baddbmm(variates.second[:, -1:], second, variates.second[:, :-1])
-    if read:
-        own_a, own_b = _taken_back(variates, a[:, :read], b[:, :read])
-        a, b = torch.cat([own_a, a[:, read:]], 1), torch.cat([own_b, b[:, read:]], 1)
     rho = variates.correlation[:, None]
     rest = (1 - rho.square()).clamp_min(1e-3)
     exact = (rho * a * b - rho.square() * (a.square() + b.square()) / 2) / rest - rest.log() / 2
@@ -151,30 +168,16 @@ def variate_inputs(variates: Variates, first: Tensor, second: Tensor, read: int 
     return torch.cat([a, b, a * b, level], -1)
 
 
-def _sides_apart(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
-    """The first half of one batch and the second of another."""
-    half = left.shape[0] // 2
-    return left[:half], right[half:]
-
-
-def _taken_back(variates: Variates, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """Functions at the pairs they were found on, nearer to what they are at others."""
-    lean, spread = variates.lean[:, :, None], variates.spread[:, :, None]
-    return (a - lean[:, 0] * b) / spread[:, 0], (b - lean[:, 1] * a) / spread[:, 1]
-
-
-def _whiten(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Whitened features, the affine map (b, K + 1, K) that whitens, and degrees of freedom."""
+def _whiten(features: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Mean and centred features, the matrix (b, K, K) that whitens, and degrees of freedom."""
     mean = features.mean(1, keepdim=True)
     centred = features - mean
-    variance = centred.square().mean(1)
+    covariance = torch.bmm(centred.mT, centred) / features.shape[1]
+    variance = covariance.diagonal(dim1=-2, dim2=-1)
     scale = torch.where(variance > MIN_SPREAD**2, variance, torch.inf).rsqrt()
-    scaled = centred * scale[:, None]
-    covariance = torch.bmm(scaled.mT, scaled) / features.shape[1]
+    covariance = covariance * scale[..., None] * scale[:, None]
     eye = torch.eye(covariance.shape[-1], dtype=features.dtype, device=features.device)
     factor = torch.linalg.cholesky(covariance + RIDGE * eye)
     matrix = torch.linalg.solve_triangular(factor, eye.expand_as(factor), upper=False).mT
     freedom = (torch.bmm(covariance, matrix) * matrix).sum((-2, -1))
-    matrix = scale[..., None] * matrix
-    offset = -torch.bmm(mean, matrix)
-    return torch.bmm(centred, matrix), torch.cat([matrix, offset], -2), freedom
+    return mean, centred, scale[..., None] * matrix, freedom

@@ -12,7 +12,7 @@ from flashmi_reg.canonical import Canonical, canonicalise
 from flashmi_reg.copula import Marginals, normal_scores
 from flashmi_reg.critic import donsker_varadhan
 from flashmi_reg.estimator import coordinates, derange, rows_of, shuffle_copies
-from flashmi_reg.hypernet import HyperNetwork, Pairs
+from flashmi_reg.hypernet import HyperNetwork, Pairs, Shuffle
 
 from .prior import DataSets
 
@@ -31,7 +31,7 @@ class Batch(NamedTuple):
     Attributes:
         data: canonical form.
         joint: joint pairs.
-        shuffled: pairs of the product of marginals.
+        shuffle: which of their points make up pairs of the product of marginals.
         joint_pmi: exact PMI, shape (b, n).
         shuffled_pmi: exact PMI, shape (b, m).
         fresh: as many joint as shuffled pairs of samples that the network does not read.
@@ -40,7 +40,7 @@ class Batch(NamedTuple):
 
     data: Canonical
     joint: Pairs
-    shuffled: Pairs
+    shuffle: Shuffle
     joint_pmi: Tensor
     shuffled_pmi: Tensor
     fresh: Pairs
@@ -49,9 +49,11 @@ class Batch(NamedTuple):
     def to(self, device: torch.device) -> Batch:
         """The batch on another device."""
         data = Canonical(*(part.to(device) for part in self.data))
-        pairs = [Pairs(*(side.to(device) for side in p)) for p in self[1:3] + self[5:6]]
-        pmi = [part.to(device) for part in self[3:5] + self[6:]]
-        return Batch(data, pairs[0], pairs[1], pmi[0], pmi[1], pairs[2], pmi[2])
+        joint, fresh = (Pairs(*(s.to(device) for s in p)) for p in (self.joint, self.fresh))
+        shuffle = Shuffle(*(index.to(device) for index in self.shuffle))
+        pmi = (part.to(device) for part in (self.joint_pmi, self.shuffled_pmi, self.fresh_pmi))
+        joint_pmi, shuffled_pmi, fresh_pmi = pmi
+        return Batch(data, joint, shuffle, joint_pmi, shuffled_pmi, fresh, fresh_pmi)
 
     @property
     def mi(self) -> Tensor:
@@ -70,10 +72,9 @@ def prepare(groups: list[DataSets], n: int, width: int, generator: torch.Generat
     joint_pmi, shuffled_pmi, fresh_pmi, fresh_u, fresh_v = (
         torch.cat(p).float() for p in zip(*(part[1:] for part in parts), strict=True)
     )
-    u, v = data.u.float(), data.v.float()
-    shuffled = Pairs(u[:, first], v[:, second])
-    fresh = Pairs(fresh_u, fresh_v)
-    return Batch(data, Pairs(u, v), shuffled, joint_pmi, shuffled_pmi, fresh, fresh_pmi)
+    joint, fresh = Pairs(data.u.float(), data.v.float()), Pairs(fresh_u, fresh_v)
+    shuffle = Shuffle(first, second)
+    return Batch(data, joint, shuffle, joint_pmi, shuffled_pmi, fresh, fresh_pmi)
 
 
 def _prepare_group(
@@ -121,7 +122,7 @@ def losses(network: HyperNetwork, batch: Batch) -> Losses:
     error of the estimate is no part of it: a critic that learned from it would make up for
     missing fit by overfitting.
     """
-    parameters, values, gaussian, optimism = network(batch.data, batch.joint, batch.shuffled)
+    parameters, values, gaussian, optimism = network(batch.data, batch.joint, batch.shuffle)
     nce = soft_nce(values.joint, batch.joint_pmi) + soft_nce(values.shuffled, batch.shuffled_pmi)
     at_fresh, _ = network.evaluate(parameters, batch.fresh)
     fresh = 2 * soft_nce(at_fresh, batch.fresh_pmi)

@@ -15,7 +15,7 @@ from flashmi_reg.canonical import Canonical
 from flashmi_reg.copula import normal_scores
 from flashmi_reg.critic import Values, log_mean_exp
 from flashmi_reg.estimator import READ_LIMIT, derange, estimate_scores, shuffle_copies
-from flashmi_reg.hypernet import Emission, HyperNetwork, Pairs
+from flashmi_reg.hypernet import Emission, HyperNetwork, Pairs, Shuffle
 
 WIDTHS = [(1, 1), (3, 3), (2, 4), (5, 2), (1, 3)]
 
@@ -141,10 +141,10 @@ def test_frozen_gradient_equals_finite_differences_with_critic_and_maps_held(
         v = y @ held.y_map[:, :-1] + held.y_map[:, -1:]
         return held._replace(u=u, v=v)
 
-    def emit(data: Canonical, joint: Pairs, shuffled: Pairs, **_: bool) -> Emission:
+    def emit(data: Canonical, joint: Pairs, shuffle: Shuffle, **_: bool) -> Emission:
         found = (
             network64.evaluate(parameters, joint, read=True),
-            network64.evaluate(parameters, shuffled),
+            network64.evaluate(parameters, shuffle.of(joint)),
         )
         values, gaussian = (Values(*part) for part in zip(*found, strict=True))
         return Emission(parameters, values, gaussian, estimation.optimism)

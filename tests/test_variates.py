@@ -12,9 +12,11 @@ from flashmi_reg.critic import FLOOR
 from flashmi_reg.variates import (
     INPUTS_PER_VARIATE,
     SideFeatures,
-    _taken_back,
+    Variates,
     canonical_variates,
+    taken_back,
     variate_inputs,
+    variate_values,
 )
 
 
@@ -26,6 +28,11 @@ def gaussian(n: int, correlation: float, seed: int = 0) -> tuple[Tensor, Tensor]
 
 def powers(x: Tensor) -> Tensor:
     return torch.cat([x, x**2, x**3], -1)
+
+
+def seen_of(variates: Variates, first: Tensor, second: Tensor) -> Tensor:
+    """What the critic's features see of new points with these features."""
+    return variate_inputs(variates, *variate_values(variates, first, second))
 
 
 def test_correlations_of_gaussian_pairs_are_the_powers_of_theirs() -> None:
@@ -94,7 +101,7 @@ def test_constant_features_are_finite_and_silent() -> None:
     features = powers(x).requires_grad_()
     variates = canonical_variates(features, constant, 2)
     assert (variates.correlation == 0).all()
-    seen = variate_inputs(variates, features, constant)
+    seen = seen_of(variates, features, constant)
     assert seen.isfinite().all()
     seen.square().sum().backward()
     assert features.grad is not None
@@ -113,32 +120,29 @@ def test_functions_found_on_few_pairs_lean_towards_each_other_there() -> None:
         side[..., 0] = 0.6 * side[..., 0] + 0.8 * common[..., 1]
     variates = canonical_variates(x, y, 1)
 
-    def product(first: Tensor, second: Tensor, read: int) -> Tensor:
-        return variate_inputs(variates, first, second, read)[..., 2].mean()
-
-    as_found, taken_back = product(x, y, 0), product(x, y, 1000)
-    fresh = product(new_x, new_y, 0)
-    assert fresh < taken_back < as_found
-    assert taken_back - fresh < 0.7 * (as_found - fresh)
+    as_found, new = (variate_values(variates, *p) for p in ((x, y), (new_x, new_y)))
+    found, halfway, fresh = (
+        variate_inputs(variates, *functions)[..., 2].mean()
+        for functions in (as_found, taken_back(variates, *as_found), new)
+    )
+    assert fresh < halfway < found
+    assert halfway - fresh < 0.7 * (found - fresh)
 
 
 def test_taking_back_keeps_the_spread() -> None:
     x, y = gaussian(500, 0.7)
     found = canonical_variates(powers(x), powers(y), 1)
-    a, b = (
-        features @ matrix[:, :-1] + matrix[:, -1:]
-        for features, matrix in ((powers(x), found.first), (powers(y), found.second))
-    )
-    for side in _taken_back(found, a, b):
+    a, b = variate_values(found, powers(x), powers(y))
+    nearer = torch.stack(taken_back(found, a, b))
+    for side in nearer:
         torch.testing.assert_close(side.square().mean(), torch.tensor(1.0, dtype=torch.float64))
-    taken_back = torch.stack(_taken_back(found, a, b)).prod(0).mean()
-    assert taken_back < (a * b).mean() - 1e-3
+    assert nearer.prod(0).mean() < (a * b).mean() - 1e-3
 
 
 def test_points_far_out_stay_bounded() -> None:
     x, y = gaussian(1000, 0.99)
     variates = canonical_variates(powers(x), powers(y), 2)
-    seen = variate_inputs(variates, powers(100 * x), powers(-100 * y))
+    seen = seen_of(variates, powers(100 * x), powers(-100 * y))
     assert seen.shape == (1, 1000, 2 * INPUTS_PER_VARIATE)
     assert seen[..., :6].abs().max() <= 9
     assert seen[..., 6:].min() >= -math.log1p(-FLOOR)
@@ -147,7 +151,7 @@ def test_points_far_out_stay_bounded() -> None:
 def test_level_of_a_gaussian_pair_is_its_pmi() -> None:
     x, y = gaussian(50_000, 0.6)
     variates = canonical_variates(x, y, 1)
-    level = variate_inputs(variates, x, y)[..., -1]
+    level = seen_of(variates, x, y)[..., -1]
     pmi = level.sign() * level.abs().expm1()
     assert pmi.mean().item() == pytest.approx(-0.5 * math.log(1 - 0.36), abs=0.02)
 
@@ -159,7 +163,7 @@ def test_gradient_is_that_of_the_values() -> None:
     def value(x: Tensor, y: Tensor) -> Tensor:
         first, second = powers(x), powers(y)
         variates = canonical_variates(first, second, 2)
-        return (weight * variate_inputs(variates, first, second)).sum()
+        return (weight * seen_of(variates, first, second)).sum()
 
     assert torch.autograd.gradcheck(
         value, (x.requires_grad_(), y.requires_grad_()), eps=1e-6, atol=1e-4, fast_mode=True

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from flashmi_reg.critic import Values, gaussian_pmi, log_mean_exp
 from flashmi_reg.estimator import shuffle_copies
-from flashmi_reg.hypernet import Architecture, Emission, HyperNetwork, Pairs
+from flashmi_reg.hypernet import Architecture, Emission, HyperNetwork, Pairs, Shuffle
 from flashmi_reg.pretrained.objective import Batch, losses, prepare, soft_nce
 from flashmi_reg.pretrained.prior import DataSets, Independence, Prior
 
@@ -72,14 +72,15 @@ def test_shuffled_pmi_is_that_of_the_shuffled_pairs(dx: int, dy: int) -> None:
     sets = gaussian(dx, dy, b=8)
     batch = ready([sets], seeded())
     assert torch.equal(batch.joint_pmi, sets.pmi()[:, :400])
+    shuffled = batch.shuffle.of(batch.joint)
     swaps = batch.data.swapped
     if dx != dy:
         assert (swaps == (dx < dy)).all()
     elif dx > 1:
         assert 0 < swaps.sum() < 8  # both cases are seen
     for i in range(8):
-        first = origin(batch.shuffled.u[i], batch.joint.u[i])
-        second = origin(batch.shuffled.v[i], batch.joint.v[i])
+        first = origin(shuffled.u[i], batch.joint.u[i])
+        second = origin(shuffled.v[i], batch.joint.v[i])
         assert (first != second).all()
         # The first side is x, unless swapped. Joint pairs keep the order of the samples.
         x_index, y_index = (second, first) if swaps[i] else (first, second)
@@ -92,7 +93,8 @@ def test_pmi_agrees_with_what_canonical_coordinates_tell(dx: int, dy: int) -> No
     """Of Gaussian data the PMI is a known function of the coordinates that the network sees."""
     batch = ready([gaussian(dx, dy, n=4000)], seeded())
     rho = batch.data.rho.float().clamp_max(0.9999)
-    for pairs, pmi in ((batch.joint, batch.joint_pmi), (batch.shuffled, batch.shuffled_pmi)):
+    shuffled = batch.shuffle.of(batch.joint)
+    for pairs, pmi in ((batch.joint, batch.joint_pmi), (shuffled, batch.shuffled_pmi)):
         seen = gaussian_pmi(*pairs, rho)
         for i in range(4):
             moderate = pmi[i] > -4  # further down, PMI levels off
@@ -106,7 +108,7 @@ def test_groups_of_any_widths_make_one_batch() -> None:
     batch = ready(groups, seeded())
     m = 400 * shuffle_copies(400)
     assert batch.joint.u.shape == batch.joint.v.shape == (6, 400, 10)
-    assert batch.shuffled.u.shape == batch.shuffled.v.shape == (6, m, 10)
+    assert batch.shuffle.first.shape == batch.shuffle.second.shape == (m,)
     assert batch.joint_pmi.shape == (6, 400)
     assert batch.shuffled_pmi.shape == (6, m)
     assert batch.data.widths.tolist() == [[2, 2]] * 3 + [[4, 1]] * 2 + [[10, 10]]
@@ -131,7 +133,7 @@ def test_every_family_of_the_prior_can_be_prepared() -> None:
     prior = Prior()
     for name in prior.family_names:
         batch = ready([prior.sample_family(name, 2, 60, generator=seeded())], seeded())
-        for part in (*batch.joint, *batch.shuffled, batch.joint_pmi, batch.shuffled_pmi):
+        for part in (*batch.joint, batch.joint_pmi, batch.shuffled_pmi):
             assert part.isfinite().all()
 
 
@@ -144,7 +146,7 @@ class Answers:
     def __init__(self, joint: Tensor, shuffled: Tensor, fresh: Tensor) -> None:
         self.joint, self.shuffled, self.fresh = joint, shuffled, fresh
 
-    def __call__(self, data: object, joint: Pairs, shuffled: Pairs) -> Emission:
+    def __call__(self, data: object, joint: Pairs, shuffle: Shuffle) -> Emission:
         values = Values(self.joint, self.shuffled)
         # A Gaussian term of zero controls nothing.
         gaussian = Values(*(torch.zeros_like(part) for part in values))

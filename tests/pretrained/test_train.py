@@ -413,9 +413,9 @@ class Constant(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(1))
 
-    def forward(self, data: object, joint: tuple, shuffled: tuple) -> tuple:
-        zero = self.weight.sum()
-        values = Values(joint[0][..., 0] * zero, shuffled[0][..., 0] * zero)
+    def forward(self, data: object, joint: tuple, shuffle: tuple) -> tuple:
+        zero = self.weight.sum() * joint[0][..., 0]
+        values = Values(zero, zero[:, shuffle[0]])
         return None, values, values, values.joint[:, 0]
 
     def evaluate(self, parameters: None, pairs: tuple) -> tuple[Tensor, None]:
