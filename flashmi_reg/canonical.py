@@ -80,7 +80,7 @@ def canonicalise(x: Tensor, y: Tensor, width: int) -> Canonical:
         # Neither side's own third moment tells in one dimension: normal scores have none.
         sign = torch.where((u + v).pow(3).mean(-2) < 0, -1.0, 1.0)
         odd = (u * v * (u - v)).mean(-2) * sign
-        tails = (u.pow(4) - v.pow(4)).mean(-2).sum(-1) + odd.sum(-1) < 0
+        tails = (u.square().square() - v.square().square()).mean(-2).sum(-1) + odd.sum(-1) < 0
         swapped = tails if dx == dy else torch.full_like(tails, dx < dy)
         widths = torch.tensor([[dx, dy]], device=u.device).expand(b, 2)
         widths = torch.where(swapped[:, None], widths.flip(-1), widths)

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import pad
 
-__all__ = ["Marginals", "normal_scores"]
+__all__ = ["Marginals", "normal_scores", "scores_and_order"]
 
 # A coordinate's local density, as used by the backward pass, is held below this multiple of its
 # average density: samples that coincide to the last bits would otherwise get infinite gradients.
@@ -41,23 +41,29 @@ def normal_scores(x: Tensor) -> Tensor:
     Returns:
         Scores of the same shape, in the dtype of `x` and at least float32.
     """
+    return scores_and_order(x)[0]
+
+
+def scores_and_order(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Normal scores as :func:`normal_scores` gives them, and the ascending columns, (*, d, n)."""
     return _NormalScores.apply(x)
 
 
 class _NormalScores(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor) -> tuple[Tensor, Tensor]:
         if x.dtype in (torch.float16, torch.bfloat16):
             x = x.float()
         columns = x.transpose(-1, -2).contiguous()
         ordered, order = columns.sort(dim=-1)
         scores = _scores_of_ordered(ordered)
         ctx.save_for_backward(ordered, order, scores)
-        return torch.empty_like(scores).scatter_(-1, order, scores).transpose(-1, -2)
+        ctx.mark_non_differentiable(ordered)
+        return torch.empty_like(scores).scatter_(-1, order, scores).transpose(-1, -2), ordered
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> Tensor:
         ordered, order, scores = ctx.saved_tensors
         n = ordered.shape[-1]
         g = grad.transpose(-1, -2).to(ordered.dtype).gather(-1, order)

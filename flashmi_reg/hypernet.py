@@ -325,7 +325,7 @@ class HyperNetwork(nn.Module):
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.training):
             with full_precision(features):
                 fresh = leave_one_out(features, solution.values, n)
-            gap = (solution.values[:, :n] - fresh[:, :n]).mean(-1)
+            gap = (solution.values[:, :n] - fresh).mean(-1)
             found = data.rho.to(gap.dtype)
             # A constant side correlates with nothing, and nothing is fitted to it.
             shrinkage = (rho * found).sum(-1) / found.square().sum(-1).clamp_min(NO_CORRELATION**2)

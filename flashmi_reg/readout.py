@@ -118,7 +118,7 @@ class _Readout(torch.autograd.Function):
 
 
 def leave_one_out(features: Tensor, values: Tensor, n: int) -> Tensor:
-    r"""What the critic would say of each pair had it not been among those it was read off.
+    r"""What the critic would say of each joint pair had it not been among those it was read off.
 
     Approximate (one Newton step): with the leverage a_i = φ_iᵀ H⁻¹ φ_i, the pair's weight s_i and
     c_i = s_i σ(T_i)(1 − σ(T_i)), a value moves by s_i (σ(T_i) − label_i) a_i / (1 − c_i a_i).
@@ -129,17 +129,18 @@ def leave_one_out(features: Tensor, values: Tensor, n: int) -> Tensor:
         n: number of joint pairs.
 
     Returns:
-        Shape (b, n + m).
+        Shape (b, n).
     """
     labels = _labels(features, n)
     hessian = _hessian(features, values.sigmoid(), labels.share, 1 / n)
     factor = torch.linalg.cholesky_ex(hessian)[0]
-    leverage = (torch.bmm(features, torch.cholesky_inverse(factor)) * features).sum(-1)
-    return values + _left_out(values, leverage, labels)
+    joint, values = features[:, :n], values[:, :n]
+    leverage = (torch.bmm(joint, torch.cholesky_inverse(factor)) * joint).sum(-1)
+    return values + _left_out(values, leverage, Labels(*(part[:n] for part in labels)))
 
 
 def _left_out(values: Tensor, leverage: Tensor, labels: Labels) -> Tensor:
-    """By how much values change where their pair is left out; all of shape (*, n + m)."""
+    """By how much values change where their pair is left out; all of shape (*, pairs)."""
     chance = values.sigmoid()
     weighted = labels.share * leverage
     kept = 1 - chance * (1 - chance) * weighted

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import silu, softplus
 
 from .canonical import singular_vectors
-from .critic import FLOOR, norm_score
+from .critic import FLOOR, bounded, norm_score
 
 __all__ = [
     "INPUTS_PER_VARIATE",
@@ -60,7 +60,7 @@ class SideFeatures(nn.Module):
         inputs = torch.cat([u, norm_score(u, width)[..., None]], -1)
         # Few coordinates are to move the hidden units as much as many.
         scale = ((u.shape[-1] + 1) / (width.to(u.dtype) + 1)).sqrt()[..., None]
-        features = self.last(silu(self.first(inputs * scale))).tanh()
+        features = bounded(self.last(silu(self.first(inputs * scale))))
         return torch.cat([u, features.to(u.dtype)], -1)
 
 
@@ -164,7 +164,7 @@ def variate_inputs(variates: Variates, a: Tensor, b: Tensor) -> Tensor:
     level = level.sign() * level.abs().log1p()
     # About the root of the gate, with a finite slope where it opens.
     amplitude = (variates.gate / (variates.gate + 0.01).sqrt())[:, None]
-    a, b = (BOUND * (amplitude * side / BOUND).tanh() for side in (a, b))
+    a, b = (BOUND * bounded(amplitude * side / BOUND) for side in (a, b))
     return torch.cat([a, b, a * b, level], -1)
 
 

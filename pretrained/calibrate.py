@@ -92,7 +92,7 @@ class Case:
 @torch.no_grad()
 def observe_pair(model: FlashMI, x: Tensor, y: Tensor) -> list[Observation]:
     """What is observed of data sets (b, n, dx) and (b, n, dy), one by one."""
-    found = model._estimate(x, y, None, "critic")
+    found, _ = model._estimate(x, y, None, "critic")
     seen = observe(found.value, found.optimism, found.data)
     return [
         Observation(

@@ -350,7 +350,7 @@ def test_more_samples_tell_more(trained: FlashMI) -> None:
 
 def test_observation_is_all_that_an_estimate_needs(trained: FlashMI) -> None:
     x, y = correlated(300, 0.6, 0)
-    raw = trained._estimate(x, y, None, "critic")
+    raw, _ = trained._estimate(x, y, None, "critic")
     told = uncertainty(observe(raw.value, raw.optimism, raw.data), trained.header.calibration)
     found = trained.estimate(x, y)
     assert float(found.interval[0]) == pytest.approx(float(told.lower))
