@@ -222,7 +222,7 @@ def draw_curves(path: Path, content: dict[str, Any]) -> Path:
 
 
 def markdown(path: Path = OUT) -> str:
-    """The table for README and model card."""
+    """What the documents show of it."""
     content = json.loads(path.read_text())
     settings = content["settings"]
     told = " ".join(

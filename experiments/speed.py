@@ -151,7 +151,7 @@ def time_losses(weights: Sequence[str], repeats: int) -> dict[str, Any]:
 
 
 def markdown(path: Path = OUT) -> str:
-    """The tables for README and model card."""
+    """What the documents show of it."""
     content = json.loads(path.read_text())
     settings, training = content["settings"], content["training"]
     names, weights = list(content["weights"]), content["weights"].values()

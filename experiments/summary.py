@@ -27,27 +27,31 @@ COLUMNS = {
 
 def main() -> None:
     """Replaces what stands between the marks in each document."""
+    benchmark, known, coverage = _benchmark(), truths.markdown(), _coverage()
+    times, uses = speed.markdown(), regularisers.headline()
     of_weights = (
-        _benchmark(),
+        benchmark,
         paper_table.markdown(),
-        truths.markdown(),
+        known,
         _independence(),
         independence_tests.markdown(),
         _labels(),
-        _coverage(),
+        coverage,
         _gradients(),
-        speed.markdown(),
+        times,
     )
-    of_uses = (_all_pairs(), regularisers.headline(), _newsgroups(), key_states.markdown())
-    _write("README.md", "RESULTS", "\n\n".join((*of_weights, *of_uses)))
+    of_uses = (_all_pairs(), uses, _newsgroups(), key_states.markdown())
+    _write("docs/results.md", "RESULTS", *of_weights, *of_uses)
+    _write("README.md", "RESULTS", benchmark, times, uses)
     of_training = (proximity.markdown(), _pretraining())
-    _write("pretrained/MODEL_CARD.md", "RESULTS", "\n\n".join((*of_weights, *of_training)))
+    _write("pretrained/MODEL_CARD.md", "RESULTS", benchmark, known, coverage, *of_training)
     _write(HOW_TO, "SMALL BATCHES", small_batches.markdown())
     _write(HOW_TO, "LOSSES IN USE", regularisers.markdown())
 
 
-def _write(name: str, mark: str, text: str) -> None:
+def _write(name: str, mark: str, *parts: str) -> None:
     """Replaces what stands between the marks of a document."""
+    text = "\n\n".join(parts)
     start, end = (f"<!-- {mark}: {side} -->" for side in ("start", "end"))
     path = RESULTS.parent / name
     before, rest = path.read_text().split(start)

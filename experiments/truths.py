@@ -246,7 +246,7 @@ def draw_bias(path: Path, content: dict[str, Any]) -> Path:
 
 
 def markdown(path: Path = OUT) -> str:
-    """The table for README and model card."""
+    """What the documents show of it."""
     content = json.loads(path.read_text())
     settings = content["settings"]
     head, lines = _rows(content)

@@ -121,7 +121,7 @@ def _cell(row: Row) -> str:
 
 
 def markdown(folder: Path = RESULTS, groups: Sequence[str] = ("narrow", "wide", "all")) -> str:
-    """The tables for README and model card."""
+    """What the documents show of it."""
     rows = rows_of(folder)
     parts = [
         "**Accuracy against time** on the BMI benchmark (`results/bmi_curves.png`, from the same"
