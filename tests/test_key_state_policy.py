@@ -10,9 +10,9 @@ from flashmi_reg.integrations.maniskill import Demonstration
 from flashmi_reg.integrations.maniskill.policy import (
     CHUNK,
     coming_actions,
-    next_key_states,
     train_policy,
 )
+from flashmi_reg.integrations.maniskill.replay import disturbance
 
 
 def reaching(count: int = 20) -> tuple[list[Demonstration], list[torch.Tensor]]:
@@ -33,14 +33,6 @@ def reaching(count: int = 20) -> tuple[list[Demonstration], list[torch.Tensor]]:
     return demos, keys
 
 
-def test_next_key_state_is_ahead_of_each_time():
-    demos, keys = reaching(1)
-    ahead = next_key_states(demos[0], keys[0])
-    assert ahead.shape == (20, 7)
-    assert torch.equal(ahead[9], demos[0].states[10])
-    assert torch.equal(ahead[10], demos[0].states[20])
-
-
 def test_actions_and_key_states_are_learned():
     demos, keys = reaching()
     policy = train_policy(demos, keys, steps=250)
@@ -48,9 +40,20 @@ def test_actions_and_key_states_are_learned():
     actions = torch.cat([d.actions for d in demos])
     error = (policy.act(states)[:, 0] - actions).abs().mean()
     assert error < 0.25 * (actions - actions.mean(0)).abs().mean()
-    ahead = torch.cat([next_key_states(d, k) for d, k in zip(demos, keys, strict=True)])
+    wanted = torch.stack([d.states[k] for d, k in zip(demos, keys, strict=True)])
+    wanted = wanted.repeat_interleave(20, 0)  # the same at all times of a demonstration
     found = policy(states)[1].detach() * policy.spread + policy.mean
-    assert (found - ahead).abs().mean() < 0.25 * (ahead - ahead.mean(0)).abs().mean()
+    assert found.shape == (400, 2, 7)
+    assert (found - wanted).abs().mean() < 0.25 * (wanted - wanted.mean(0)).abs().mean()
+
+
+def test_actions_follow_the_key_states_that_they_are_given():
+    demos, keys = reaching()
+    policy = train_policy(demos, keys, steps=250)
+    states = (torch.cat([d.states[:-1] for d in demos]) - policy.mean) / policy.spread
+    foretold = policy.foretell(states)
+    here, there = (policy.choose(states, k) for k in (foretold, foretold.flip(0)))
+    assert (here - there).abs().mean() > 0.1 * here.abs().mean()
 
 
 def test_coming_actions_repeat_the_last_and_count_from_the_state():
@@ -79,7 +82,7 @@ def test_the_baseline_has_the_same_size_and_learns_no_key_states():
     plain, aided = train_policy(demos, steps=5), train_policy(demos, keys, steps=5)
     sizes = [sum(p.numel() for p in policy.parameters()) for policy in (plain, aided)]
     assert sizes[0] == sizes[1]
-    assert not torch.equal(plain.key.weight, aided.key.weight)
+    assert not torch.equal(plain.kept.weight, aided.kept.weight)
 
 
 def test_training_repeats_by_seed_and_leaves_the_global_generator_alone():
@@ -92,11 +95,25 @@ def test_training_repeats_by_seed_and_leaves_the_global_generator_alone():
 
 def test_bad_input():
     demos, keys = reaching(2)
-    with pytest.raises(InputError, match="must ascend and end at 20"):
-        next_key_states(demos[0], torch.tensor([10, 12]))
+    with pytest.raises(InputError, match="2 times that ascend and end at 20"):
+        train_policy(demos, [torch.tensor([10, 12])] * 2)
+    with pytest.raises(InputError, match="3 times that ascend"):
+        train_policy(demos, keys, count=3)
     with pytest.raises(InputError, match="1 entries for 2"):
         train_policy(demos, keys[:1])
     with pytest.raises(InputError, match="equal widths"):
         train_policy([])
     with pytest.raises(InputError, match="`relative` must be within"):
         train_policy(demos, relative=3)
+
+
+def test_disturbances_spare_the_gripper_and_the_arm_at_rest():
+    generator = torch.Generator().manual_seed(0)
+    targets = torch.linspace(0, 1, 30)[:, None].repeat(1, 7)
+    targets = torch.cat([targets, targets[-1:].expand(10, 7)])
+    actions = torch.cat([targets, torch.ones(40, 1)], 1)
+    found = disturbance(actions, generator)
+    assert found.shape == (40, 8)
+    assert (found[:, 7] == 0).all()
+    assert (found[29:] == 0).all()
+    assert found[:29, :7].abs().max() > 0.01

@@ -13,7 +13,8 @@ from flashmi_reg.integrations.maniskill.commands import main
 from flashmi_reg.integrations.maniskill.frames import draw_frames
 from flashmi_reg.integrations.maniskill.planners import planner_of
 from flashmi_reg.integrations.maniskill.policy import train_policy
-from flashmi_reg.integrations.maniskill.simulator import make, number
+from flashmi_reg.integrations.maniskill.replay import disturbed
+from flashmi_reg.integrations.maniskill.simulator import advance, make, number
 
 pytestmark = pytest.mark.slow
 pytest.importorskip("mani_skill")
@@ -58,6 +59,28 @@ def test_a_recorded_episode_plays_again_bit_by_bit(picks):
         assert torch.equal(state[0], expected)
     assert number(info["success"])
     env.close()
+
+
+def test_steps_without_observations_move_the_simulation_alike(picks):
+    env = make("PickCube-v1")
+    demo = picks[3]
+    env.reset(seed=demo.seed)
+    *first, last = demo.actions.numpy()
+    for action in first:
+        advance(env, action)
+    state, _, _, _, info = env.step(last)
+    torch.testing.assert_close(state[0], demo.states[-1], atol=1e-5, rtol=0)
+    assert number(info["success"])
+    env.close()
+
+
+def test_disturbed_replays_leave_the_path_and_reach_the_goal(picks):
+    for replay in disturbed("PickCube-v1", picks[:4]):
+        (original,) = (d for d in picks[:4] if d.seed == replay.seed)
+        assert torch.equal(replay.actions, original.actions)
+        assert torch.equal(replay.states[0], original.states[0])
+        away = (replay.states - original.states)[:, :7].abs().amax(1)
+        assert away.max() > 0.01
 
 
 def test_an_interrupted_collection_goes_on(tmp_path):

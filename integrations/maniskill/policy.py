@@ -1,4 +1,4 @@
-"""KeyStatePolicy: behaviour cloning, some steps at once, that also foretells the next key state."""
+"""KeyStatePolicy: behaviour cloning, some steps at once, that also foretells the key states."""
 
 from __future__ import annotations
 
@@ -12,25 +12,30 @@ from flashmi_reg.errors import InputError
 
 from .demonstrations import Demonstration
 
-__all__ = ["CHUNK", "KeyStatePolicy", "coming_actions", "next_key_states", "train_policy"]
+__all__ = ["CHUNK", "KeyStatePolicy", "coming_actions", "train_policy"]
 
 BATCH = 256
 RATE = 1e-3
 DECAY = 1e-4
-NOISE = 0.1  # of the states' spread, so that small slips off the demonstrations are known
+NOISE = 0.05  # of the states' spread, so that small slips off the demonstrations are known
 CHUNK = 16  # actions that are foretold at once; playing several of them spans pauses
+LEAST = 1e-3  # spread that a coordinate is measured by
+TAUGHT = 0.5  # share of samples whose actions are learned from the true key states
 
 
 class KeyStatePolicy(nn.Module):
-    """The coming actions and the next key state from the present state.
+    """The coming actions and all key states from the present state.
 
     In the manner of CoTPC ("Chain-of-Thought Predictive Control", Jia et al., 2023): actions are
-    predicted from what the network holds of the state *and* from the key state that it foretells.
-    Without key states in training the same network is the plain cloning baseline.
+    predicted from the state, the key states that the network foretells, and the way to each. All K
+    are foretold at every state, so that the answer stays the same throughout an episode and does
+    not hang on which of them is next. Without key states in training the same network is the plain
+    cloning baseline, and what it passes on in their place is its own.
 
     Args:
         states: width Q of the states.
         actions: width A of the actions.
+        count: K, the number of key states.
         relative: how many actions are targets of the state's first coordinates, as those of joints
             are under position control; they are learned as distances from where the joints are.
         hidden: width of the hidden layers.
@@ -47,41 +52,46 @@ class KeyStatePolicy(nn.Module):
         states: int,
         actions: int,
         *,
+        count: int = 2,
         relative: int = 0,
-        hidden: int = 256,
+        hidden: int = 128,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(0) if generator is None else generator
         self.relative = relative
+        self.shapes = (count, states), (CHUNK, actions)
         with torch.random.fork_rng(devices=[]):  # layers first fill themselves from the global one
-            self.trunk = nn.Sequential(
-                nn.Linear(states, hidden), nn.GELU(), nn.Linear(hidden, hidden), nn.GELU()
-            )
-            self.key = nn.Linear(hidden, states)
-            self.decide = nn.Sequential(
-                nn.Linear(hidden + states, hidden), nn.GELU(), nn.Linear(hidden, CHUNK * actions)
-            )
+            self.kept = nn.Linear(states, count * states)  # most of the scene stays as it is
+            self.change = _network(states, hidden, count * states, blocks=1)
+            self.decide = _network((1 + 2 * count) * states, hidden, CHUNK * actions, blocks=2)
         with torch.no_grad():
             for layer in self.modules():
                 if isinstance(layer, nn.Linear):
                     bound = 1 / math.sqrt(layer.in_features)
                     layer.weight.uniform_(-bound, bound, generator=generator)
                     layer.bias.zero_()
-        for name, width in (("", states), ("action_", actions)):
-            self.register_buffer(f"{name}mean", torch.zeros(width))
-            self.register_buffer(f"{name}spread", torch.ones(width))
+        self.register_buffer("mean", torch.zeros(states))
+        self.register_buffer("spread", torch.ones(states))
+        self.register_buffer("action_mean", torch.zeros(CHUNK, actions))
+        self.register_buffer("action_spread", torch.ones(CHUNK, actions))
 
     def forward(self, states: Tensor) -> tuple[Tensor, Tensor]:
-        """Coming actions (*, 16, A) and next key states (*, Q), standardised, of states (*, Q)."""
-        return self.predict((states - self.mean) / self.spread)
+        """Coming actions (*, 16, A) and key states (*, K, Q), standardised, of states (*, Q)."""
+        states = (states - self.mean) / self.spread
+        keys = self.foretell(states)
+        return self.choose(states, keys), keys
 
-    def predict(self, states: Tensor) -> tuple[Tensor, Tensor]:
-        """As :meth:`forward`, of standardised states."""
-        held = self.trunk(states)
-        key = self.key(held)
-        coming = self.decide(torch.cat([held, key], -1))
-        return coming.unflatten(-1, (CHUNK, len(self.action_mean))), key
+    def foretell(self, states: Tensor) -> Tensor:
+        """All key states (*, K, Q) of standardised states (*, Q)."""
+        keys: Tensor = self.kept(states) + self.change(states)
+        return keys.unflatten(-1, self.shapes[0])
+
+    def choose(self, states: Tensor, keys: Tensor) -> Tensor:
+        """Coming actions (*, 16, A) of standardised states (*, Q) and key states (*, K, Q)."""
+        ways = keys - states[..., None, :]
+        coming: Tensor = self.decide(torch.cat([states, keys.flatten(-2), ways.flatten(-2)], -1))
+        return coming.unflatten(-1, self.shapes[1])
 
     @torch.no_grad()
     def act(self, states: Tensor) -> Tensor:
@@ -90,6 +100,25 @@ class KeyStatePolicy(nn.Module):
         coming = coming * self.action_spread + self.action_mean
         coming[..., : self.relative] += states[..., None, : self.relative]
         return coming
+
+
+class _Block(nn.Module):
+    """A residual block."""
+
+    def __init__(self, hidden: int) -> None:
+        super().__init__()
+        self.inner = nn.Sequential(
+            nn.LayerNorm(hidden), nn.Linear(hidden, hidden), nn.SiLU(), nn.Linear(hidden, hidden)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.inner(x)
+
+
+def _network(inputs: int, hidden: int, outputs: int, *, blocks: int) -> nn.Sequential:
+    within = [_Block(hidden) for _ in range(blocks)]
+    ends = nn.LayerNorm(hidden), nn.Linear(hidden, outputs)
+    return nn.Sequential(nn.Linear(inputs, hidden), *within, *ends)
 
 
 def coming_actions(demonstration: Demonstration, relative: int) -> Tensor:
@@ -104,45 +133,28 @@ def coming_actions(demonstration: Demonstration, relative: int) -> Tensor:
     return coming
 
 
-def next_key_states(demonstration: Demonstration, keys: Tensor) -> Tensor:
-    """The key state that lies ahead of each state with an action, shape (T, Q).
-
-    Args:
-        demonstration: of T actions.
-        keys: ascending times of its key states, the last of them T, shape (K,).
-
-    Raises:
-        InputError: the times are not those of key states of this demonstration.
-    """
-    last = len(demonstration) - 1
-    if keys.ndim != 1 or len(keys) == 0 or int(keys[-1]) != last or bool((keys.diff() <= 0).any()):
-        raise InputError(
-            f"`keys` must ascend and end at {last}, the demonstration's last state, received "
-            f"{keys.tolist()}."
-        )
-    ahead = torch.searchsorted(keys, torch.arange(last), right=True)
-    return demonstration.states[keys[ahead]]
-
-
 def train_policy(
     demonstrations: Sequence[Demonstration],
     keys: Sequence[Tensor] | None = None,
     *,
+    count: int = 2,
     relative: int = 0,
-    steps: int = 3000,
-    weight: float = 1.0,
+    steps: int = 2000,
     seed: int = 0,
 ) -> KeyStatePolicy:
-    """Clones demonstrations, with the next key state as an auxiliary target where given.
+    """Clones demonstrations, with the key states as auxiliary targets where given.
+
+    Half of the time actions are learned from the demonstration's true key states, so that they are
+    read as such, and half of the time from those foretold, so that errors there are reckoned with.
 
     Args:
         demonstrations: of one task.
         keys: times of each demonstration's key states, from `KeyStateExtractor.transform`; without
             them the plain baseline of the same size and budget is trained.
+        count: the number of key states.
         relative: see :class:`KeyStatePolicy`; 7 for ManiSkill's `pd_joint_pos`, whose states begin
             with the joints' positions.
         steps: of Adam, with batches of 256 states.
-        weight: of the auxiliary error.
         seed: of the initial weights, the batches and the noise.
 
     Raises:
@@ -164,36 +176,41 @@ def train_policy(
             "`demonstrations` must hold one or more of equal widths, received widths "
             f"{sorted(widths)}."
         )
-    if keys is not None and len(keys) != len(demonstrations):
-        raise InputError(
-            f"`keys` holds {len(keys)} entries for {len(demonstrations)} demonstrations."
-        )
-    generator = torch.Generator().manual_seed(seed)
     (width, actions), *_ = widths
     if not 0 <= relative <= min(width, actions):
         raise InputError(
             f"`relative` must be within the widths {width} of states and {actions} of actions, "
             f"received {relative}."
         )
-    policy = KeyStatePolicy(width, actions, relative=relative, generator=generator)
+    generator = torch.Generator().manual_seed(seed)
+    policy = KeyStatePolicy(width, actions, count=count, relative=relative, generator=generator)
     x = torch.cat([d.states[:-1] for d in demonstrations])
     y = torch.cat([coming_actions(d, relative) for d in demonstrations])
     policy.mean, policy.spread = _scale(x)
-    policy.action_mean, policy.action_spread = _scale(y.flatten(0, 1))
+    policy.action_mean, policy.action_spread = _scale(y)
     x, y = (x - policy.mean) / policy.spread, (y - policy.action_mean) / policy.action_spread
-    ahead = None
+    targets = None
     if keys is not None:
-        pairs = zip(demonstrations, keys, strict=True)
-        ahead = (torch.cat([next_key_states(d, k) for d, k in pairs]) - policy.mean) / policy.spread
+        targets = (_key_states(demonstrations, keys, count) - policy.mean) / policy.spread
+    episode = torch.cat([torch.full((len(d) - 1,), i) for i, d in enumerate(demonstrations)])
+    # Where noise moves the joints, their targets stay where they are.
+    moved = policy.spread[:relative] / policy.action_spread[:, :relative]
     optimizer = torch.optim.AdamW(policy.parameters(), lr=RATE, weight_decay=DECAY, fused=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for _ in range(steps):
         rows = torch.randint(len(x), (BATCH,), generator=generator)
         noise = NOISE * torch.randn(BATCH, width, generator=generator)
-        coming, key = policy.predict(x[rows] + noise)
-        loss = (coming - y[rows]).abs().mean()
-        if ahead is not None:
-            loss = loss + weight * (key - ahead[rows]).abs().mean()
+        taught = torch.rand(BATCH, 1, 1, generator=generator) < TAUGHT
+        states, wanted = x[rows] + noise, y[rows]
+        wanted[..., :relative] -= noise[:, None, :relative] * moved
+        foretold = policy.foretell(states)
+        if targets is None:
+            loss = (policy.choose(states, foretold) - wanted).abs().mean()
+        else:
+            true = targets[episode[rows]]
+            blurred = true + NOISE * torch.randn(true.shape, generator=generator)
+            coming = policy.choose(states, torch.where(taught, blurred, foretold))
+            loss = (coming - wanted).abs().mean() + (foretold - true).abs().mean()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
@@ -201,7 +218,24 @@ def train_policy(
     return policy.eval()
 
 
+def _key_states(
+    demonstrations: Sequence[Demonstration], keys: Sequence[Tensor], count: int
+) -> Tensor:
+    """The key states of each demonstration, shape (demonstrations, K, Q)."""
+    if len(keys) != len(demonstrations):
+        raise InputError(
+            f"`keys` holds {len(keys)} entries for {len(demonstrations)} demonstrations."
+        )
+    for demonstration, times in zip(demonstrations, keys, strict=True):
+        last = len(demonstration) - 1
+        if times.shape != (count,) or int(times[-1]) != last or bool((times.diff() <= 0).any()):
+            raise InputError(
+                f"`keys` must be {count} times that ascend and end at {last}, the demonstration's "
+                f"last state, received {times.tolist()}."
+            )
+    return torch.stack([d.states[k] for d, k in zip(demonstrations, keys, strict=True)])
+
+
 def _scale(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and spread; a coordinate that never changes has spread one."""
-    spread = x.std(0)
-    return x.mean(0), spread.masked_fill(spread < 1e-6, 1.0)
+    """Mean and spread over the first dimension; what hardly changes is not blown up."""
+    return x.mean(0), x.std(0).clamp_min(LEAST)
