@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from experiments.baselines.neural import Critic, Objective, Schedule, fit, log_mean_exp, shifted
+from experiments.baselines.neural import (
+    ACCURATE,
+    Critic,
+    Objective,
+    Schedule,
+    fit,
+    log_mean_exp,
+    shifted,
+)
 from experiments.baselines.protocol import Estimate
 
 __all__ = ["MINE", "DonskerVaradhan"]
@@ -71,16 +79,7 @@ class MINE:
         | https://arxiv.org/abs/1801.04062
     """
 
-    schedule: Schedule = field(
-        default_factory=lambda: Schedule(
-            activation="SiLU",
-            dropout=0.2,
-            max_steps=20_000,
-            patience=20,
-            held_out=0.2,
-            averaging=0.995,
-        )
-    )
+    schedule: Schedule = ACCURATE
 
     def __call__(self, x: Tensor, y: Tensor, seed: int = 0) -> Estimate:
         """Estimate I(x; y) from x of shape `(n, dx)` and y of shape `(n, dy)`."""
