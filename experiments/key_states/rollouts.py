@@ -66,7 +66,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("data", type=Path, help="folder with demonstrations")
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
     parser.add_argument("--arms", nargs="+", choices=("none", *EXTRACTORS), default=list(ARMS))
-    parser.add_argument("--episodes", type=int, default=50, help="of seen and of unseen seeds")
+    parser.add_argument("--episodes", type=int, default=100, help="of seen and of unseen seeds")
     parser.add_argument("--seeds", type=int, default=3, help="training seeds")
     parser.add_argument("--steps", type=int, default=2000, help="of training")
     parser.add_argument("--out", type=Path, default=RESULTS / "key_states_policy.json")

@@ -15,9 +15,9 @@ from .demonstrations import Demonstration
 __all__ = ["CHUNK", "KeyStatePolicy", "coming_actions", "train_policy"]
 
 BATCH = 256
-RATE = 1e-3
+RATE = 3e-3
 DECAY = 1e-4
-NOISE = 0.05  # of the states' spread, so that small slips off the demonstrations are known
+NOISE = 0.03  # of the states' spread, so that small slips off the demonstrations are known
 CHUNK = 16  # actions that are foretold at once; playing several of them spans pauses
 LEAST = 1e-3  # spread that a coordinate is measured by
 TAUGHT = 0.5  # share of samples whose actions are learned from the true key states
