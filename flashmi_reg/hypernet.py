@@ -324,7 +324,7 @@ class HyperNetwork(nn.Module):
         """
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.training):
             with full_precision(features):
-                fresh = leave_one_out(features, solution.values, n)
+                fresh = leave_one_out(features, solution.values, n, first=n)
             gap = (solution.values[:, :n] - fresh).mean(-1)
             found = data.rho.to(gap.dtype)
             # A constant side correlates with nothing, and nothing is fitted to it.

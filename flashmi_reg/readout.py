@@ -117,8 +117,8 @@ class _Readout(torch.autograd.Function):
         return torch.bmm(left, torch.stack([weights, solved], 1)), grad_offset, None, None, None
 
 
-def leave_one_out(features: Tensor, values: Tensor, n: int) -> Tensor:
-    r"""What the critic would say of each joint pair had it not been among those it was read off.
+def leave_one_out(features: Tensor, values: Tensor, n: int, *, first: int | None = None) -> Tensor:
+    r"""What the critic would say of each pair had it not been among those it was read off.
 
     Approximate (one Newton step): with the leverage a_i = φ_iᵀ H⁻¹ φ_i, the pair's weight s_i and
     c_i = s_i σ(T_i)(1 − σ(T_i)), a value moves by s_i (σ(T_i) − label_i) a_i / (1 − c_i a_i).
@@ -127,16 +127,17 @@ def leave_one_out(features: Tensor, values: Tensor, n: int) -> Tensor:
         features: what :func:`solve_readout` was given, shape (b, n + m, M).
         values: the critic that it returned, shape (b, n + m).
         n: number of joint pairs.
+        first: how many of the pairs to tell it of, the joint ones first; by default all.
 
     Returns:
-        Shape (b, n).
+        Shape (b, first), or (b, n + m).
     """
     labels = _labels(features, n)
     hessian = _hessian(features, values.sigmoid(), labels.share, 1 / n)
     factor = torch.linalg.cholesky_ex(hessian)[0]
-    joint, values = features[:, :n], values[:, :n]
-    leverage = (torch.bmm(joint, torch.cholesky_inverse(factor)) * joint).sum(-1)
-    return values + _left_out(values, leverage, Labels(*(part[:n] for part in labels)))
+    told, values = features[:, :first], values[:, :first]
+    leverage = (torch.bmm(told, torch.cholesky_inverse(factor)) * told).sum(-1)
+    return values + _left_out(values, leverage, Labels(*(part[:first] for part in labels)))
 
 
 def _left_out(values: Tensor, leverage: Tensor, labels: Labels) -> Tensor:

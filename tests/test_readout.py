@@ -12,6 +12,7 @@ from flashmi_reg.readout import (
     LEVELS,
     choose_loudness,
     leave_one_out,
+    nce_loss,
     solve_readout,
 )
 
@@ -106,7 +107,7 @@ def test_gradients_are_those_of_the_minimiser(scale: float) -> None:
 # --- leave-one-out ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("place", [0, 7, 31, 59])
+@pytest.mark.parametrize("place", [0, 7, 60, 99])
 def test_leave_one_out_is_what_a_readout_without_the_pair_says(place: int) -> None:
     problem = Problem(n=60, m=100, scale=0.7)
     values = solve_readout(problem.features, problem.offset, 60, 12).values
@@ -139,8 +140,11 @@ def test_a_pair_is_missed_where_it_is_left_out() -> None:
     problem = Problem()
     values = solve_readout(problem.features, problem.offset, problem.n, 8).values
     without = leave_one_out(problem.features, values, problem.n)
-    assert without.shape == (2, problem.n)
-    assert (without < values[:, : problem.n]).all()
+    assert (without[:, : problem.n] < values[:, : problem.n]).all()
+    assert (without[:, problem.n :] > values[:, problem.n :]).all()
+    assert (nce_loss(without, problem.n) > nce_loss(values, problem.n)).all()
+    joint = leave_one_out(problem.features, values, problem.n, first=problem.n)
+    torch.testing.assert_close(joint, without[:, : problem.n])
 
 
 # --- loudness ---------------------------------------------------------------------------------

@@ -28,13 +28,12 @@ from flashmi_reg.integrations.maniskill import (
     save_demonstrations,
 )
 from flashmi_reg.integrations.maniskill.policy import KeyStatePolicy, train_policy
-from flashmi_reg.integrations.maniskill.replay import disturbed
+from flashmi_reg.integrations.maniskill.replay import JOINTS, disturbed
 from flashmi_reg.integrations.maniskill.simulator import advance, make, number
 
 __all__ = ["ARMS", "main", "success"]
 
 ARMS = ("none", "uniform", "ours, least")
-JOINTS = 7  # whose targets the actions begin with, and whose positions the states
 PLAYED = 8  # of the actions that are foretold, before the policy is asked again
 UNSEEN = 10_000  # the first seed of episodes that no demonstration began with
 SLACK = 1.25  # an episode may take so many times the longest demonstration

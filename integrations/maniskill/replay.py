@@ -12,9 +12,9 @@ from tqdm import tqdm
 from .demonstrations import Demonstration
 from .simulator import make, number
 
-__all__ = ["disturbed"]
+__all__ = ["JOINTS", "disturbed"]
 
-JOINTS = 7
+JOINTS = 7  # whose targets the actions begin with, and whose positions the states
 SIZE = 0.06  # radians, the disturbance's spread where the arm is fastest
 WIDTH = 4.0  # steps over which it changes
 
