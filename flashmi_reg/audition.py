@@ -12,8 +12,6 @@ from .readout import Loudness, choose_loudness
 
 __all__ = ["Choir", "Group", "Scaling", "audition", "full_precision", "joined"]
 
-# So many features tell how loud all of their group may be.
-ROUGH_FEATURES = 64
 # A feature of less spread is not scaled up to unit spread: few pairs would make it up.
 MIN_SPREAD = 0.2
 
@@ -54,7 +52,16 @@ class Choir(NamedTuple):
     start: Tensor
 
 
-def audition(features: Tensor, amplitude: Tensor, offset: Tensor, n: int, *, frozen: bool) -> Group:
+def audition(
+    features: Tensor,
+    amplitude: Tensor,
+    offset: Tensor,
+    n: int,
+    *,
+    count: int,
+    steps: int,
+    frozen: bool,
+) -> Group:
     """How loud features may be beside an offset, and what a few of them make of it.
 
     Args:
@@ -62,14 +69,16 @@ def audition(features: Tensor, amplitude: Tensor, offset: Tensor, n: int, *, fro
         amplitude: how strongly each may contribute beside the others, (features,) or with b first.
         offset: the critic without them, shape (b, n + m).
         n: number of joint pairs.
+        count: how many of the features are heard.
+        steps: Newton steps at each loudness.
         frozen: whether no gradient passes through what is chosen. In training it guides the
             features and is not guided by them.
     """
     features, scaling = _standardise(features, amplitude)
     with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
-        rough = _with_constant(features[..., :ROUGH_FEATURES])
+        rough = _with_constant(features[..., :count])
         with full_precision(features):
-            loudness = choose_loudness(rough, offset, n)
+            loudness = choose_loudness(rough, offset, n, steps)
     return Group(features, scaling, loudness)
 
 

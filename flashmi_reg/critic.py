@@ -3,7 +3,7 @@ r"""The critic T(x, y): a Gaussian-copula term plus features that a readout comb
 from __future__ import annotations
 
 import math
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -118,15 +118,17 @@ class PairFeatures(nn.Module):
     """The critic's body: a residual MLP over pairs whose layers the hypernetwork modulates.
 
     Args:
-        inputs: numbers that tell a pair.
+        width: greatest number of coordinates of a side.
+        bent: how many inputs precede those of :func:`pair_inputs`.
         hidden: units of each layer.
         layers: number of layers before the features.
         features: number of features that the readout combines.
     """
 
-    def __init__(self, inputs: int, hidden: int, layers: int, features: int) -> None:
+    def __init__(self, width: int, bent: int, hidden: int, layers: int, features: int) -> None:
         super().__init__()
-        self.first = nn.Linear(inputs, hidden)
+        self.parts = (bent, width, width, width, RADIAL_INPUTS)
+        self.first = nn.Linear(sum(self.parts), hidden)
         self.inner = nn.ModuleList(nn.Linear(hidden, hidden) for _ in range(layers - 1))
         self.last = nn.Linear(hidden, features)
         self.amplitude = nn.Parameter(torch.zeros(features))
@@ -140,18 +142,33 @@ class PairFeatures(nn.Module):
         return [layer.out_features for layer in (self.first, *self.inner, self.last)]
 
     def forward(self, inputs: Tensor, modulation: Modulation) -> Tensor:
-        """The last hidden layer of pairs (b, m, inputs), shape (b, m, hidden)."""
-        hidden = silu(_modulated(self.first, inputs, modulation, 0))
+        """The last hidden layer of pairs (b, m, inputs), shape (b, m, hidden).
+
+        They may be told in fewer coordinates than the greatest number: the others are zero.
+        """
+        weight = self._weight_of(inputs.shape[-1])
+        hidden = silu(_modulated(weight, self.first.bias, inputs, modulation, 0))
         for depth, layer in enumerate(self.inner, start=1):
-            hidden = hidden + silu(_modulated(cast(nn.Linear, layer), hidden, modulation, depth))
+            assert isinstance(layer, nn.Linear)
+            change = _modulated(layer.weight, layer.bias, hidden, modulation, depth)
+            hidden = hidden + silu(change)
         return hidden
+
+    def _weight_of(self, inputs: int) -> Tensor:
+        """The first layer's weights of so many inputs."""
+        bent, width, *_ = self.parts
+        present = (inputs - bent - RADIAL_INPUTS) // 3
+        if present == width:
+            return self.first.weight
+        bent_of, u, v, uv, radial = self.first.weight.split(self.parts, 1)
+        return torch.cat([bent_of, *(part[:, :present] for part in (u, v, uv)), radial], 1)
 
     def features(self, hidden: Tensor, modulation: Modulation) -> Tensor:
         """The features that the readout combines, (b, m, hidden) → (b, m, features).
 
         They are bounded, so that a pair far out cannot get a value far out.
         """
-        return bounded(_modulated(self.last, hidden, modulation, -1))
+        return bounded(_modulated(self.last.weight, self.last.bias, hidden, modulation, -1))
 
     def amplitudes(self, modulation: Modulation) -> Tensor:
         """How strongly each feature may contribute beside the others, shape (b, features)."""
@@ -188,10 +205,12 @@ def bounded(values: Tensor) -> Tensor:
     return 2 * (2 * values).sigmoid() - 1
 
 
-def _modulated(layer: nn.Linear, inputs: Tensor, modulation: Modulation, depth: int) -> Tensor:
+def _modulated(
+    weight: Tensor, bias: Tensor, inputs: Tensor, modulation: Modulation, depth: int
+) -> Tensor:
     scale, shift = modulation.scales[depth], modulation.shifts[depth]
     # Scaling the weights once per data set is cheaper than scaling every activation.
-    return torch.baddbmm(layer.bias * scale + shift, inputs, layer.weight.T * scale)
+    return torch.baddbmm(bias * scale + shift, inputs, weight.T * scale)
 
 
 def log_mean_exp(joint: Tensor, shuffled: Tensor) -> Tensor:

@@ -96,7 +96,7 @@ def _estimate_read(
     shuffle = Shuffle(*(part.to(x.device) for part in derange(n, shuffle_copies(n), generator)))
     track = torch.is_grad_enabled() and (x.requires_grad or y.requires_grad)
     with torch.set_grad_enabled(track and not frozen):
-        data = canonicalise(x, y, network.architecture.width)
+        data = canonicalise(x, y, max(x.shape[-1], y.shape[-1]))
     with torch.set_grad_enabled(track):
         u, v = coordinates(data, x, y) if track and frozen else (data.u, data.v)
         joint = _pairs(network, u, v)

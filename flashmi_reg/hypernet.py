@@ -13,12 +13,11 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import one_hot, silu
+from torch.nn.functional import one_hot, pad, silu
 
 from .audition import Group, audition, full_precision, joined
 from .canonical import Canonical
 from .critic import (
-    RADIAL_INPUTS,
     Modulation,
     PairFeatures,
     RadialFeatures,
@@ -58,9 +57,8 @@ MAX_CORRELATION = 0.9999
 NO_CORRELATION = 1e-6
 # The network moves the loudness that leave-one-out chose by at most this much, in logs.
 MAX_CORRECTION = 3.0
-# Units of the head that corrects loudness and of the radial features.
+# Units of the head that corrects loudness.
 HEAD = 64
-RADIAL_HIDDEN = 64
 
 
 @dataclass(frozen=True)
@@ -73,11 +71,14 @@ class Architecture:
         layers: number of the critic's layers before its features.
         features: number of features of all coordinates that the readout combines.
         radial: number of features of the norms alone.
+        radial_hidden: units of the layer before them.
         side: number of functions of one side among which variates are sought, and units of the
             layer before them.
         variates: number of nonlinear canonical variates that the critic sees.
         context: units of the data set's description.
         rounds: how often residuals are pooled.
+        auditioned: how many features of a group tell how loud all of them may be.
+        auditions: Newton steps at each loudness tried, the last from where their weighted mean led.
     """
 
     width: int = 10
@@ -85,10 +86,13 @@ class Architecture:
     layers: int = 3
     features: int = 208
     radial: int = 48
+    radial_hidden: int = 64
     side: int = 96
     variates: int = 8
     context: int = 256
     rounds: int = 1
+    auditioned: int = 64
+    auditions: int = 2
 
 
 class Pairs(NamedTuple):
@@ -176,10 +180,10 @@ class HyperNetwork(nn.Module):
             nn.Linear(statistics, a.context), nn.SiLU(), nn.Linear(a.context, a.context)
         )
         self.shrink = nn.Linear(a.context, a.width)
-        self.radial = RadialFeatures(RADIAL_HIDDEN, a.radial)
+        self.radial = RadialFeatures(a.radial_hidden, a.radial)
         self.side = SideFeatures(a.width, a.side, a.side)
-        inputs = 3 * a.width + RADIAL_INPUTS + INPUTS_PER_VARIATE * a.variates
-        self.body = PairFeatures(inputs, a.hidden, a.layers, a.features)
+        bent = INPUTS_PER_VARIATE * a.variates
+        self.body = PairFeatures(a.width, bent, a.hidden, a.layers, a.features)
         self.emit = nn.ModuleList(
             nn.Linear(a.context, 2 * sum(self.body.units) + a.features) for _ in range(a.rounds + 1)
         )
@@ -229,15 +233,16 @@ class HyperNetwork(nn.Module):
             found = variate_values(variates, first, second)
             found = _followed(taken_back(variates, *found), shuffle.of(found))
         pairs = _followed(joint, shuffle.of(joint))
-        statistics = _statistics(rho, data.widths, n, variates)
+        width = self.architecture.width
+        statistics = _statistics(rho, data.widths, n, variates, width)
         context = self.norm(self.describe(statistics).to(dtype))
-        rho = rho * self.shrink(context).to(dtype).sigmoid()
+        rho = rho * self.shrink(context)[:, : rho.shape[-1]].to(dtype).sigmoid()
         gaussian = gaussian_pmi(*pairs, rho)
         inputs = _inputs(pairs, data.widths, gaussian, variates, found)
         radial_features = self.radial(inputs)
         with through(tracked):
             amplitude = self.radial.amplitude.exp()
-            radial = audition(radial_features, amplitude, gaussian, n, frozen=self.training)
+            radial = self._group(radial_features, amplitude, gaussian, n)
             context = self._read(context, inputs, radial.loudness.values, n)
         modulation = self._modulation(-1, context)
         fine_features = self.body.features(self.body(inputs, modulation), modulation)
@@ -310,8 +315,13 @@ class HyperNetwork(nn.Module):
 
     def _fine(self, features: Tensor, modulation: Modulation, offset: Tensor, n: int) -> Group:
         """The group of the features of all coordinates."""
-        amplitudes = self.body.amplitudes(modulation)
-        return audition(features, amplitudes, offset, n, frozen=self.training)
+        return self._group(features, self.body.amplitudes(modulation), offset, n)
+
+    def _group(self, features: Tensor, amplitude: Tensor, offset: Tensor, n: int) -> Group:
+        count, steps = self.architecture.auditioned, self.architecture.auditions
+        return audition(
+            features, amplitude, offset, n, count=count, steps=steps, frozen=self.training
+        )
 
     def _optimism(
         self, data: Canonical, rho: Tensor, features: Tensor, solution: Solution, n: int
@@ -365,9 +375,9 @@ def _read_out(radial: Tensor, fine: Tensor, readout: Readout, gaussian: Tensor) 
     return gaussian + (features @ readout.weights[..., None])[..., 0] + readout.bias[:, None]
 
 
-def _statistics(rho: Tensor, widths: Tensor, n: int, variates: Variates) -> Tensor:
+def _statistics(rho: Tensor, widths: Tensor, n: int, variates: Variates, width: int) -> Tensor:
     """What is known of a data set before its pairs are read, (b, 4 · width + 2 + variates)."""
-    width = rho.shape[-1]
+    rho = pad(rho, (0, width - rho.shape[-1]))
     present = one_hot(widths - 1, width).flatten(1).to(rho.dtype)
     size = torch.full_like(rho[:, :1], (math.log(n) - 6.5) / 1.5)
     noise = (widths.sum(-1, keepdim=True) / n).sqrt().to(rho.dtype)

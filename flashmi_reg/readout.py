@@ -35,8 +35,6 @@ __all__ = [
 ITERATIONS = 3
 # Logs of the factors on the features among which leave-one-out chooses; the first is silence.
 LEVELS = (-8.0, -5.0, -4.0, -3.0, -2.0, -1.0, 0.0)
-# Newton steps at each of them, the last from where their weighted mean led.
-LEVEL_STEPS = 2
 # Least share of itself that a pair keeps when it is left out.
 MIN_KEPT = 0.05
 # Shares of a Newton step of which the best is taken; zero, so that no step goes uphill.
@@ -173,7 +171,7 @@ class Loudness(NamedTuple):
     evidence: Tensor
 
 
-def choose_loudness(features: Tensor, offset: Tensor, n: int) -> Loudness:
+def choose_loudness(features: Tensor, offset: Tensor, n: int, steps: int) -> Loudness:
     """Judges a few levels of the features by leave-one-out, and averages them accordingly.
 
     The louder the features, the weaker the ridge on them. One level serves no two data sets: what
@@ -184,13 +182,14 @@ def choose_loudness(features: Tensor, offset: Tensor, n: int) -> Loudness:
         features: φ in units of their spread, at n joint and m shuffled pairs, shape (b, n + m, M).
         offset: the critic without them, shape (b, n + m).
         n: number of joint pairs.
+        steps: Newton steps at each level, the last from where their weighted mean led.
     """
     levels = torch.tensor(LEVELS, device=features.device, dtype=features.dtype)
     ridges = (-2 * levels).exp()[:, None] / n
     labels = _labels(features, n)
     before = nce_loss(offset, n)[:, None]
     values, weights = offset, torch.zeros_like(features[:, 0])
-    for _ in range(LEVEL_STEPS):
+    for _ in range(steps):
         tried, found, leverage = _newton_steps(features, values, weights, labels, ridges)
         left_out = tried + _left_out(tried, leverage, labels)
         loss = nce_loss(left_out, n) - before

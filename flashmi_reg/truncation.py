@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from .canonical import singular_vectors, whiten
 from .estimator import arranged, estimate_scores
@@ -102,7 +103,7 @@ def _excess(
 
     Data sets that are shown in as many coordinates go through the network together.
     """
-    n = u.shape[1]
+    n, width = u.shape[1], network.architecture.width
     linear, seen = [], []
     for x, y, (x_shown, y_shown) in zip(u, v, shown, strict=True):
         linear.append(_gaussian_of_one(x_shown.linear(x), y_shown.linear(y)))
@@ -117,7 +118,7 @@ def _excess(
         first, second = (torch.stack([seen[i][side] for i in members]) for side in (0, 1))
         estimation = estimate_scores(network, first, second, generator, frozen=frozen)
         for i, value, found in zip(members, estimation.value, estimation.rho, strict=True):
-            values[i], rho[i] = value, found
+            values[i], rho[i] = value, pad(found, (0, width - len(found)))
     excess = torch.stack(values) - torch.stack(linear)
     noise = excess.new_tensor([wide * other for wide, other in shapes]) / (2 * n)
     return excess, torch.stack(rho), noise

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import silu, softplus
+from torch.nn.functional import linear, silu, softplus
 
 from .canonical import singular_vectors
 from .critic import FLOOR, bounded, norm_score
@@ -56,11 +56,14 @@ class SideFeatures(nn.Module):
             nn.init.normal_(layer.bias, std=0.4)
 
     def forward(self, u: Tensor, width: Tensor) -> Tensor:
-        """Of points (b, m, width), of which `width` (b, 1) coordinates are no padding."""
+        """Of points (b, m, d), d ≤ width, of which `width` (b, 1) coordinates are no padding."""
         inputs = torch.cat([u, norm_score(u, width)[..., None]], -1)
+        weight, most = self.first.weight, self.first.in_features
+        if inputs.shape[-1] < most:  # the coordinates that are not there are zero
+            weight = torch.cat([weight[:, : u.shape[-1]], weight[:, -1:]], 1)
         # Few coordinates are to move the hidden units as much as many.
-        scale = ((u.shape[-1] + 1) / (width.to(u.dtype) + 1)).sqrt()[..., None]
-        features = bounded(self.last(silu(self.first(inputs * scale))))
+        scale = (most / (width.to(u.dtype) + 1)).sqrt()[..., None]
+        features = bounded(self.last(silu(linear(inputs * scale, weight, self.first.bias))))
         return torch.cat([u, features.to(u.dtype)], -1)
 
 

@@ -76,7 +76,7 @@ def test_gaussian_pmi_goes_no_lower_than_its_floor() -> None:
 
 
 def test_features_are_bounded_however_far_out_a_pair_lies(generator: torch.Generator) -> None:
-    body = PairFeatures(inputs=13, hidden=8, layers=2, features=5)
+    body = PairFeatures(width=3, bent=0, hidden=8, layers=2, features=5)
     neutral = Modulation(
         [torch.ones(1, 1, units) for units in body.units],
         [torch.zeros(1, 1, units) for units in body.units],

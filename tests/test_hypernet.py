@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -69,6 +70,22 @@ def test_shapes(rounds: int, layers: int) -> None:
     assert [s.shape for s in parameters.modulation.scales] == [
         (2, 1, units) for units in [24] * layers + [12]
     ]
+
+
+@pytest.mark.parametrize("rounds", [0, 2])
+def test_padding_changes_nothing(rounds: int) -> None:
+    network = build(replace(SMALL, rounds=rounds)).double()
+    data, joint, shuffle = read()
+    padded, joint = data, Pairs(data.u, data.v)
+    narrow = padded._replace(u=padded.u[..., :3], v=padded.v[..., :3], rho=padded.rho[:, :3])
+    taken = Pairs(narrow.u, narrow.v)
+    expected, found = network(padded, joint, shuffle), network(narrow, taken, shuffle)
+    torch.testing.assert_close(found.values, expected.values)
+    torch.testing.assert_close(found.optimism, expected.optimism)
+    new, wide = (Pairs(p.u[:, :50], p.v[:, 50:100]) for p in (taken, joint))
+    torch.testing.assert_close(
+        network.evaluate(found.parameters, new), network.evaluate(expected.parameters, wide)
+    )
 
 
 def test_emitted_critic_has_the_emitted_values() -> None:

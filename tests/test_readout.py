@@ -153,8 +153,8 @@ def test_a_pair_is_missed_where_it_is_left_out() -> None:
 def test_features_of_nothing_are_hushed_and_those_of_something_are_heard() -> None:
     blank = Problem(shift=0.0, n=400, m=400)
     telling = Problem(shift=1.5, n=400, m=400)
-    hushed = choose_loudness(blank.features, torch.zeros_like(blank.offset), 400)
-    heard = choose_loudness(telling.features, torch.zeros_like(telling.offset), 400)
+    hushed = choose_loudness(blank.features, torch.zeros_like(blank.offset), 400, 2)
+    heard = choose_loudness(telling.features, torch.zeros_like(telling.offset), 400, 2)
     assert (hushed.level < -3).all()
     assert (heard.level > -2).all()
     assert hushed.evidence.shape == (2, len(LEVELS) + 3)
@@ -162,7 +162,7 @@ def test_features_of_nothing_are_hushed_and_those_of_something_are_heard() -> No
 
 def test_level_stays_within_those_tried() -> None:
     problem = Problem()
-    level = choose_loudness(problem.features, problem.offset, problem.n).level
+    level = choose_loudness(problem.features, problem.offset, problem.n, 2).level
     assert ((level >= min(LEVELS)) & (level <= max(LEVELS))).all()
 
 
@@ -172,7 +172,7 @@ def test_loudness_has_the_gradient_of_its_value() -> None:
     direction = problem.features.sin()
 
     def level(step: float) -> Tensor:
-        return choose_loudness(features + step * direction, problem.offset, 60).level.sum()
+        return choose_loudness(features + step * direction, problem.offset, 60, 2).level.sum()
 
     level(0.0).backward()
     with torch.no_grad():
