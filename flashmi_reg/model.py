@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -126,7 +127,7 @@ class FlashMI:
         for message in self._doubts(ordered, x.shape[-1], estimation):
             warnings.warn(message, SupportWarning, stacklevel=2)
         dtype = torch.promote_types(torch.promote_types(x.dtype, y.dtype), torch.float32)
-        value = estimation.value.to(dtype)
+        value = _free(estimation.value).to(dtype)
         return value if x.ndim == 3 else value[0]
 
     @torch.no_grad()
@@ -141,7 +142,8 @@ class FlashMI:
         """
         estimation, ordered = self._estimate(x, y, generator, "critic")
         doubts = self._doubts(ordered, x.shape[-1], estimation)
-        value = estimation.value if x.ndim == 3 else estimation.value[0]
+        value = _free(estimation.value)
+        value = value if x.ndim == 3 else value[0]
         found = MIEstimate(value, x.shape[-2], x.shape[-1], y.shape[-1], tuple(doubts))
         if self.header.calibration is None:
             return found
@@ -176,7 +178,7 @@ class FlashMI:
         coordinates.
         """
         with torch.no_grad():
-            estimation, _ = self._estimate(x, y, generator, "critic")
+            estimation, _ = self._estimate(x, y, generator, "critic", lasting=True)
         if isinstance(estimation, Truncation):
             raise InputError(
                 f"`x` and `y` have {x.shape[-1]} + {y.shape[-1]} coordinates; there is a critic "
@@ -216,16 +218,28 @@ class FlashMI:
 
     @torch.compiler.disable
     def _estimate(
-        self, x: Tensor, y: Tensor, generator: torch.Generator | None, gradient: Gradient
+        self,
+        x: Tensor,
+        y: Tensor,
+        generator: torch.Generator | None,
+        gradient: Gradient,
+        *,
+        lasting: bool = False,
     ) -> tuple[Estimation | Truncation, Tensor]:
-        """The estimation and the ascending columns of x and y, shape (b, dx + dy, n)."""
+        """The estimation and the ascending columns of x and y, shape (b, dx + dy, n).
+
+        Without gradients its tensors are those of inference mode, a tenth faster to compute,
+        unless they are to last: autograd does not take them.
+        """
         check_pair(x, y, self.header)
         if gradient not in ("critic", "full"):
             raise InputError(f"`gradient` must be 'critic' or 'full', received {gradient!r}.")
         if generator is None:
             generator = torch.Generator().manual_seed(DEFAULT_SEED)
         network = self._on(x.device)
-        with torch.autocast(x.device.type, enabled=False):
+        tracked = torch.is_grad_enabled() and (x.requires_grad or y.requires_grad)
+        mode = nullcontext() if tracked or lasting else torch.inference_mode()
+        with mode, torch.autocast(x.device.type, enabled=False):
             x, y = (side if side.ndim == 3 else side[None] for side in (x, y))
             estimate = estimate_truncated if is_truncated(x, y, self.header) else estimate_scores
             # Ranked together: half the operations.
@@ -246,6 +260,11 @@ class FlashMI:
             network = _assemble(self.header, self._network.state_dict(), device)
             self._copies[device] = network.requires_grad_(False).eval()
         return self._copies[device]
+
+
+def _free(value: Tensor) -> Tensor:
+    """The value as a tensor that autograd takes, outside inference mode."""
+    return value.clone() if value.is_inference() else value
 
 
 # Weights first loaded in inference mode, e.g. by a validation loop, must serve training later.
