@@ -379,6 +379,16 @@ def test_model_loaded_in_inference_mode_serves_training(tiny_path: Path, gradien
     assert x.grad.isfinite().all()
 
 
+def test_values_without_gradients_may_enter_a_loss(tiny: FlashMI) -> None:
+    x, y = dependent(100, 2, 3)
+    told = tiny.estimate(x, y)
+    weight = torch.ones((), requires_grad=True)
+    for value in (tiny.mutual_information(x, y), told.value):
+        (weight * value).backward()
+        value.add_(1)
+    assert weight.grad is not None
+
+
 def test_representation_tells_the_trained_ranges(tiny: FlashMI) -> None:
     assert repr(tiny) == "FlashMI(custom, steps=0, n=(50, 8192), width=(1, 10))"
     assert repr(FlashMI.from_pretrained("base")).startswith("FlashMI(base, ")
