@@ -12,7 +12,16 @@ from torch import Tensor
 
 from flashmi_reg.integrations.maniskill import Demonstration, load_demonstrations
 
-__all__ = ["EVENTS", "TASKS", "event_places", "load_task", "observed", "observed_columns", "warp"]
+__all__ = [
+    "EVENTS",
+    "TASKS",
+    "VELOCITIES",
+    "event_places",
+    "load_task",
+    "observed",
+    "observed_columns",
+    "warp",
+]
 
 TASKS = ("PickCube-v1", "StackCube-v1", "PegInsertionSide-v1")
 

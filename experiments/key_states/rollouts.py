@@ -19,7 +19,14 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from experiments.key_states.events import EVENTS, TASKS, load_task, observed, observed_columns
+from experiments.key_states.events import (
+    EVENTS,
+    TASKS,
+    VELOCITIES,
+    load_task,
+    observed,
+    observed_columns,
+)
 from experiments.key_states.extractors import EXTRACTORS, key_times
 from experiments.report import RESULTS, circumstances, table, write_json
 from flashmi_reg.integrations.maniskill import (
@@ -107,6 +114,7 @@ def _trainings(task: str, seed: int, chosen: argparse.Namespace) -> None:
             keys,
             count=count,
             relative=JOINTS,
+            blurred=VELOCITIES,
             steps=chosen.steps,
             seed=seed,
         )

@@ -18,9 +18,9 @@ BATCH = 256
 RATE = 3e-3
 DECAY = 1e-4
 NOISE = 0.03  # of the states' spread, so that small slips off the demonstrations are known
+BLUR = 0.3
 CHUNK = 16  # actions that are foretold at once; playing several of them spans pauses
 LEAST = 1e-3  # spread that a coordinate is measured by
-TAUGHT = 0.5  # share of samples whose actions are learned from the true key states
 
 
 class KeyStatePolicy(nn.Module):
@@ -29,8 +29,9 @@ class KeyStatePolicy(nn.Module):
     In the manner of CoTPC ("Chain-of-Thought Predictive Control", Jia et al., 2023): actions are
     predicted from the state, the key states that the network foretells, and the way to each. All K
     are foretold at every state, so that the answer stays the same throughout an episode and does
-    not hang on which of them is next. Without key states in training the same network is the plain
-    cloning baseline, and what it passes on in their place is its own.
+    not hang on which of them is next. Beside them goes as much that no key state is asked of, for
+    what else the actions need. Without key states in training the same network is the plain cloning
+    baseline, and all that it passes on is its own.
 
     Args:
         states: width Q of the states.
@@ -60,11 +61,13 @@ class KeyStatePolicy(nn.Module):
         super().__init__()
         generator = torch.Generator().manual_seed(0) if generator is None else generator
         self.relative = relative
-        self.shapes = (count, states), (CHUNK, actions)
+        self.count = count
+        passed = count + 1  # the key states, and what is left to the network
+        self.shapes = (passed, states), (CHUNK, actions)
         with torch.random.fork_rng(devices=[]):  # layers first fill themselves from the global one
-            self.kept = nn.Linear(states, count * states)  # most of the scene stays as it is
-            self.change = _network(states, hidden, count * states, blocks=1)
-            self.decide = _network((1 + 2 * count) * states, hidden, CHUNK * actions, blocks=2)
+            self.kept = nn.Linear(states, passed * states)  # most of the scene stays as it is
+            self.change = _network(states, hidden, passed * states, blocks=1)
+            self.decide = _network((1 + 2 * passed) * states, hidden, CHUNK * actions, blocks=2)
         with torch.no_grad():
             for layer in self.modules():
                 if isinstance(layer, nn.Linear):
@@ -78,20 +81,14 @@ class KeyStatePolicy(nn.Module):
 
     def forward(self, states: Tensor) -> tuple[Tensor, Tensor]:
         """Coming actions (*, 16, A) and key states (*, K, Q), standardised, of states (*, Q)."""
-        states = (states - self.mean) / self.spread
-        keys = self.foretell(states)
-        return self.choose(states, keys), keys
+        return self.predict((states - self.mean) / self.spread)
 
-    def foretell(self, states: Tensor) -> Tensor:
-        """All key states (*, K, Q) of standardised states (*, Q)."""
-        keys: Tensor = self.kept(states) + self.change(states)
-        return keys.unflatten(-1, self.shapes[0])
-
-    def choose(self, states: Tensor, keys: Tensor) -> Tensor:
-        """Coming actions (*, 16, A) of standardised states (*, Q) and key states (*, K, Q)."""
-        ways = keys - states[..., None, :]
-        coming: Tensor = self.decide(torch.cat([states, keys.flatten(-2), ways.flatten(-2)], -1))
-        return coming.unflatten(-1, self.shapes[1])
+    def predict(self, states: Tensor) -> tuple[Tensor, Tensor]:
+        """What :meth:`forward` gives, from standardised states (*, Q)."""
+        passed = (self.kept(states) + self.change(states)).unflatten(-1, self.shapes[0])
+        ways = passed - states[..., None, :]
+        coming = self.decide(torch.cat([states, passed.flatten(-2), ways.flatten(-2)], -1))
+        return coming.unflatten(-1, self.shapes[1]), passed[..., : self.count, :]
 
     @torch.no_grad()
     def act(self, states: Tensor) -> Tensor:
@@ -139,13 +136,11 @@ def train_policy(
     *,
     count: int = 2,
     relative: int = 0,
+    blurred: slice = slice(0),
     steps: int = 2000,
     seed: int = 0,
 ) -> KeyStatePolicy:
     """Clones demonstrations, with the key states as auxiliary targets where given.
-
-    Half of the time actions are learned from the demonstration's true key states, so that they are
-    read as such, and half of the time from those foretold, so that errors there are reckoned with.
 
     Args:
         demonstrations: of one task.
@@ -154,6 +149,9 @@ def train_policy(
         count: the number of key states.
         relative: see :class:`KeyStatePolicy`; 7 for ManiSkill's `pd_joint_pos`, whose states begin
             with the joints' positions.
+        blurred: coordinates that are learned with ten times the noise, such as velocities: an arm
+            that stands still for once, where none did in the demonstrations, is to move on all the
+            same ("Causal Confusion in Imitation Learning", de Haan et al., 2019).
         steps: of Adam, with batches of 256 states.
         seed: of the initial weights, the batches and the noise.
 
@@ -195,22 +193,19 @@ def train_policy(
     episode = torch.cat([torch.full((len(d) - 1,), i) for i, d in enumerate(demonstrations)])
     # Where noise moves the joints, their targets stay where they are.
     moved = policy.spread[:relative] / policy.action_spread[:, :relative]
+    sizes = torch.full((width,), NOISE)
+    sizes[blurred] = BLUR
     optimizer = torch.optim.AdamW(policy.parameters(), lr=RATE, weight_decay=DECAY, fused=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for _ in range(steps):
         rows = torch.randint(len(x), (BATCH,), generator=generator)
-        noise = NOISE * torch.randn(BATCH, width, generator=generator)
-        taught = torch.rand(BATCH, 1, 1, generator=generator) < TAUGHT
+        noise = sizes * torch.randn(BATCH, width, generator=generator)
         states, wanted = x[rows] + noise, y[rows]
         wanted[..., :relative] -= noise[:, None, :relative] * moved
-        foretold = policy.foretell(states)
-        if targets is None:
-            loss = (policy.choose(states, foretold) - wanted).abs().mean()
-        else:
-            true = targets[episode[rows]]
-            blurred = true + NOISE * torch.randn(true.shape, generator=generator)
-            coming = policy.choose(states, torch.where(taught, blurred, foretold))
-            loss = (coming - wanted).abs().mean() + (foretold - true).abs().mean()
+        coming, foretold = policy.predict(states)
+        loss = (coming - wanted).abs().mean()
+        if targets is not None:
+            loss = loss + (foretold - targets[episode[rows]]).abs().mean()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
