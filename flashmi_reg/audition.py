@@ -12,8 +12,9 @@ from .readout import Loudness, choose_loudness
 
 __all__ = ["Choir", "Group", "Scaling", "audition", "full_precision", "joined"]
 
-# A feature of less spread is not scaled up to unit spread: few pairs would make it up.
-MIN_SPREAD = 0.2
+# A feature of less spread, of a range of one, is not scaled up to unit spread: few pairs would make
+# it up.
+MIN_SPREAD = 0.1
 
 
 class Scaling(NamedTuple):
@@ -27,8 +28,8 @@ class Group(NamedTuple):
     """Features that share a loudness.
 
     Attributes:
-        features: standardised, shape (b, m, features).
-        scaling: what standardised them.
+        features: shape (b, m, features).
+        scaling: what standardises them.
         loudness: the one that leave-one-out chose, with the first few features and a constant read
             out at it.
     """
@@ -74,9 +75,11 @@ def audition(
         frozen: whether no gradient passes through what is chosen. In training it guides the
             features and is not guided by them.
     """
-    features, scaling = _standardise(features, amplitude)
+    features = features.to(amplitude.dtype)
+    scaling = _scaling_of(features, amplitude)
     with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
-        rough = _with_constant(features[..., :count])
+        heard = Scaling(*(part[:, :count] for part in scaling))
+        rough = _with_constant(_scaled(features[..., :count], heard))
         with full_precision(features):
             loudness = choose_loudness(rough, offset, n, steps)
     return Group(features, scaling, loudness)
@@ -87,8 +90,8 @@ def joined(groups: list[Group], corrections: Tensor) -> Choir:
     features, factors, starts = [], [], []
     for i, group in enumerate(groups):
         loud = (group.loudness.level + corrections[:, i, None]).exp()
-        features.append(group.features * loud[:, None])
         factors.append(group.scaling.factor * loud)
+        features.append(_scaled(group.features, Scaling(group.scaling.centre, factors[-1])))
         silent = group.features.shape[-1] + 1 - group.loudness.weights.shape[-1]
         starts.append(pad(group.loudness.weights[:, :-1], (0, silent)) / loud)
     constants = [group.loudness.weights[:, -1:] for group in groups]
@@ -98,13 +101,17 @@ def joined(groups: list[Group], corrections: Tensor) -> Choir:
     return Choir(_with_constant(*features), scaling, torch.cat(starts, -1))
 
 
-def _standardise(values: Tensor, factor: Tensor) -> tuple[Tensor, Scaling]:
-    """Features in units of their spread times a factor: they cannot escape the ridge by growing."""
-    values = values.to(factor.dtype)
+def _scaling_of(values: Tensor, factor: Tensor) -> Scaling:
+    """To units of their spread times a factor: features cannot escape the ridge by growing."""
     centre = values.mean(1)
     variance = (values.square().mean(1) - centre.square()).clamp_min(0)
-    factor = factor * (variance + MIN_SPREAD**2).rsqrt()
-    return (values - centre[:, None]) * factor[:, None], Scaling(centre, factor)
+    return Scaling(centre, factor * (variance + MIN_SPREAD**2).rsqrt())
+
+
+def _scaled(values: Tensor, scaling: Scaling) -> Tensor:
+    # In one pass: features are bounded, so that nothing is lost by subtracting afterwards.
+    shift = -scaling.centre * scaling.factor
+    return torch.addcmul(shift[:, None], values, scaling.factor[:, None])
 
 
 def _with_constant(*features: Tensor) -> Tensor:

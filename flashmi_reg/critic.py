@@ -14,7 +14,6 @@ __all__ = [
     "PairFeatures",
     "RadialFeatures",
     "Values",
-    "bounded",
     "donsker_varadhan",
     "gaussian_pmi",
     "log_mean_exp",
@@ -55,7 +54,9 @@ def gaussian_pmi(u: Tensor, v: Tensor, rho: Tensor) -> Tensor:
     return FLOOR + softplus(exact - FLOOR)
 
 
-def pair_inputs(u: Tensor, v: Tensor, widths: Tensor, gaussian: Tensor) -> Tensor:
+def pair_inputs(
+    u: Tensor, v: Tensor, widths: Tensor, gaussian: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """What the features see of a pair.
 
     Args:
@@ -65,14 +66,15 @@ def pair_inputs(u: Tensor, v: Tensor, widths: Tensor, gaussian: Tensor) -> Tenso
         gaussian: the Gaussian term, shape (b, m).
 
     Returns:
-        Coordinates, their products, and the `RADIAL_INPUTS`: both norms, their product and the
-        Gaussian term; shape (b, m, 3d + RADIAL_INPUTS).
+        Both sides' coordinates, their products, and the `RADIAL_INPUTS`: both norms, their product
+        and the Gaussian term; 3d + RADIAL_INPUTS numbers in all, to be joined along the last
+        dimension.
     """
     u_norm, v_norm = norm_score(u, widths[:, :1]), norm_score(v, widths[:, 1:])
     # Of moderate size also where the Gaussian term is far below zero.
     level = gaussian.sign() * gaussian.abs().log1p()
     radial = torch.stack([u_norm, v_norm, u_norm * v_norm, level], -1)
-    return torch.cat([u, v, u * v, radial], -1)
+    return u, v, u * v, radial
 
 
 def norm_score(u: Tensor, width: Tensor) -> Tensor:
@@ -168,7 +170,7 @@ class PairFeatures(nn.Module):
 
         They are bounded, so that a pair far out cannot get a value far out.
         """
-        return bounded(_modulated(self.last.weight, self.last.bias, hidden, modulation, -1))
+        return (2 * _modulated(self.last.weight, self.last.bias, hidden, modulation, -1)).sigmoid()
 
     def amplitudes(self, modulation: Modulation) -> Tensor:
         """How strongly each feature may contribute beside the others, shape (b, features)."""
@@ -197,12 +199,7 @@ class RadialFeatures(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Of pair inputs (b, m, inputs), shape (b, m, features)."""
-        return bounded(self.last(silu(self.first(inputs[..., -RADIAL_INPUTS:]))))
-
-
-def bounded(values: Tensor) -> Tensor:
-    """The hyperbolic tangent, by way of the logistic function: on CPUs three times as fast."""
-    return 2 * (2 * values).sigmoid() - 1
+        return (2 * self.last(silu(self.first(inputs[..., -RADIAL_INPUTS:])))).sigmoid()
 
 
 def _modulated(

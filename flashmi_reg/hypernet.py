@@ -366,7 +366,7 @@ def _inputs(
     """All that the features see of pairs where variates were found so, the radial inputs last."""
     with full_precision(gaussian):
         bent = variate_inputs(variates, *found)
-    return torch.cat([bent, pair_inputs(*pairs, widths, gaussian)], -1)
+    return torch.cat([*bent, *pair_inputs(*pairs, widths, gaussian)], -1)
 
 
 def _read_out(radial: Tensor, fine: Tensor, readout: Readout, gaussian: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear, silu, softplus
 
 from .canonical import singular_vectors
-from .critic import FLOOR, bounded, norm_score
+from .critic import FLOOR, norm_score
 
 __all__ = [
     "INPUTS_PER_VARIATE",
@@ -63,7 +63,8 @@ class SideFeatures(nn.Module):
             weight = torch.cat([weight[:, : u.shape[-1]], weight[:, -1:]], 1)
         # Few coordinates are to move the hidden units as much as many.
         scale = (most / (width.to(u.dtype) + 1)).sqrt()[..., None]
-        features = bounded(self.last(silu(linear(inputs * scale, weight, self.first.bias))))
+        hidden = silu(linear(inputs * scale, weight, self.first.bias))
+        features = (2 * self.last(hidden)).sigmoid()
         return torch.cat([u, features.to(u.dtype)], -1)
 
 
@@ -149,7 +150,9 @@ def taken_back(variates: Variates, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor
     return (a - lean[:, 0] * b) / spread[:, 0], (b - lean[:, 1] * a) / spread[:, 1]
 
 
-def variate_inputs(variates: Variates, a: Tensor, b: Tensor) -> Tensor:
+def variate_inputs(
+    variates: Variates, a: Tensor, b: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """What the critic's features see of the variates at pairs of points.
 
     Args:
@@ -158,7 +161,7 @@ def variate_inputs(variates: Variates, a: Tensor, b: Tensor) -> Tensor:
         b: those of the second points.
 
     Returns:
-        Shape (b, m, R · INPUTS_PER_VARIATE).
+        `INPUTS_PER_VARIATE` parts of shape (b, m, R).
     """
     rho = variates.correlation[:, None]
     rest = (1 - rho.square()).clamp_min(1e-3)
@@ -167,8 +170,8 @@ def variate_inputs(variates: Variates, a: Tensor, b: Tensor) -> Tensor:
     level = level.sign() * level.abs().log1p()
     # About the root of the gate, with a finite slope where it opens.
     amplitude = (variates.gate / (variates.gate + 0.01).sqrt())[:, None]
-    a, b = (BOUND * bounded(amplitude * side / BOUND) for side in (a, b))
-    return torch.cat([a, b, a * b, level], -1)
+    a, b = (BOUND * _bounded(amplitude * side / BOUND) for side in (a, b))
+    return a, b, a * b, level
 
 
 def _whiten(features: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -184,3 +187,8 @@ def _whiten(features: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     matrix = torch.linalg.solve_triangular(factor, eye.expand_as(factor), upper=False).mT
     freedom = (torch.bmm(covariance, matrix) * matrix).sum((-2, -1))
     return mean, centred, scale[..., None] * matrix, freedom
+
+
+def _bounded(values: Tensor) -> Tensor:
+    """The hyperbolic tangent, by way of the logistic function: on CPUs three times as fast."""
+    return 2 * (2 * values).sigmoid() - 1

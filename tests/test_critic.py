@@ -83,7 +83,7 @@ def test_features_are_bounded_however_far_out_a_pair_lies(generator: torch.Gener
         torch.zeros(1, 5),
     )
     u, v = 1e4 * torch.randn(2, 1, 40, 3, generator=generator)
-    inputs = pair_inputs(u, v, torch.full((1, 2), 3), torch.zeros(1, 40))
+    inputs = torch.cat(pair_inputs(u, v, torch.full((1, 2), 3), torch.zeros(1, 40)), -1)
     assert inputs.shape == (1, 40, 3 * 3 + 4)
     with torch.no_grad():
         features = body.features(body(inputs, neutral), neutral)
@@ -107,9 +107,10 @@ def test_radial_features_see_norms_alone(generator: torch.Generator) -> None:
     u, v = torch.randn(2, 1, 30, 3, generator=generator)
     turn = torch.linalg.qr(torch.randn(3, 3, generator=generator))[0]
     widths, term = torch.full((1, 2), 3), torch.zeros(1, 30)
-    found = radial(pair_inputs(u, v, widths, term))
+    found = radial(torch.cat(pair_inputs(u, v, widths, term), -1))
     assert found.shape == (1, 30, 5)
-    torch.testing.assert_close(radial(pair_inputs(u @ turn, -v, widths, term)), found)
+    turned = torch.cat(pair_inputs(u @ turn, -v, widths, term), -1)
+    torch.testing.assert_close(radial(turned), found)
 
 
 def test_norm_has_a_finite_slope_at_the_origin() -> None:

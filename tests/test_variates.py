@@ -32,7 +32,7 @@ def powers(x: Tensor) -> Tensor:
 
 def seen_of(variates: Variates, first: Tensor, second: Tensor) -> Tensor:
     """What the critic's features see of new points with these features."""
-    return variate_inputs(variates, *variate_values(variates, first, second))
+    return torch.cat(variate_inputs(variates, *variate_values(variates, first, second)), -1)
 
 
 def test_correlations_of_gaussian_pairs_are_the_powers_of_theirs() -> None:
@@ -122,7 +122,7 @@ def test_functions_found_on_few_pairs_lean_towards_each_other_there() -> None:
 
     as_found, new = (variate_values(variates, *p) for p in ((x, y), (new_x, new_y)))
     found, halfway, fresh = (
-        variate_inputs(variates, *functions)[..., 2].mean()
+        variate_inputs(variates, *functions)[2].mean()
         for functions in (as_found, taken_back(variates, *as_found), new)
     )
     assert fresh < halfway < found
