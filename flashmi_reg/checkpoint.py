@@ -33,6 +33,9 @@ FORMAT = 1
 # Names the data path that the weights were trained behind. A change to copula, canonical
 # coordinates, shuffling or critic that alters what the network sees needs a new name.
 PREPROCESSING = "normal-scores/canonical-2"
+# Sizes that an architecture gained later. As they were before, they are left out of the header, so
+# that older weights keep the checksum by which results name them.
+LATER = ("radial_hidden", "auditioned", "auditions")
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,9 @@ def to_bytes(state: dict[str, Tensor], header: Header) -> bytes:
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     content = asdict(header) | {"format": FORMAT}
     del content["calibration"]
+    for name in LATER:
+        if content["architecture"][name] == getattr(Architecture, name):
+            del content["architecture"][name]
     text = json.dumps(content, sort_keys=True)
     metadata = {"flashmi": text, "sha256": _checksum(text, state)}
     if header.calibration is not None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
@@ -22,6 +23,7 @@ from flashmi_reg.checkpoint import (
     load_weights,
     save_weights,
     to_bytes,
+    weights_path,
 )
 from flashmi_reg.errors import CheckpointError, FlashMIError
 from flashmi_reg.hypernet import Architecture
@@ -288,6 +290,17 @@ def test_base_weights_are_packaged() -> None:
     assert header.trained_n[1] >= 8192
     assert header.trained_width == (1, 10)
     assert header.steps > 0
+
+
+@pytest.mark.parametrize("name", available())
+def test_packaged_weights_keep_their_checksums_when_saved_again(tmp_path: Path, name: str) -> None:
+    again = tmp_path / "again.safetensors"
+    FlashMI.from_pretrained(name).save_pretrained(again)
+    told = []
+    for path in (weights_path(name), again):
+        with safe_open(path, framework="pt") as file:
+            told.append(file.metadata())
+    assert told[0] == told[1]
 
 
 def test_packaged_weights_are_one_shared_object() -> None:
