@@ -18,7 +18,7 @@ BATCH = 256
 RATE = 3e-3
 DECAY = 1e-4
 NOISE = 0.03  # of the states' spread, so that small slips off the demonstrations are known
-BLUR = 0.3
+BLUR = 0.3  # the same where a coordinate is not to be trusted
 CHUNK = 16  # actions that are foretold at once; playing several of them spans pauses
 LEAST = 1e-3  # spread that a coordinate is measured by
 
