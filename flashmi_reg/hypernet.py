@@ -214,7 +214,7 @@ class HyperNetwork(nn.Module):
 
         Args:
             data: the data set's canonical form; its correlations, widths and n are used.
-            joint: joint pairs.
+            joint: joint pairs, in as many coordinates as the wider side has, or padded to more.
             shuffle: which of their points make up pairs of the product of marginals.
             hold: whether the critic is held fixed: gradients then reach the pairs as points at
                 which it is evaluated, not as data that it was read off.
