@@ -8,18 +8,22 @@ pass is that of a smoothed rank (Blondel et al., 2020, give another): see :func:
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import pad
 
-__all__ = ["Marginals", "normal_scores", "scores_and_order"]
+__all__ = ["Marginals", "ascending", "normal_scores", "scores_and_order"]
 
 # A coordinate's local density, as used by the backward pass, is held below this multiple of its
 # average density: samples that coincide to the last bits would otherwise get infinite gradients.
 MAX_RELATIVE_DENSITY = 1e3
+# From so many numbers on, sorting by digits is faster than by comparisons.
+RADIX_FROM = 2048
 
 
 def normal_scores(x: Tensor) -> Tensor:
@@ -55,7 +59,7 @@ class _NormalScores(torch.autograd.Function):
         if x.dtype in (torch.float16, torch.bfloat16):
             x = x.float()
         columns = x.transpose(-1, -2).contiguous()
-        ordered, order = columns.sort(dim=-1)
+        ordered, order = ascending(columns)
         scores = _scores_of_ordered(ordered)
         ctx.save_for_backward(ordered, order, scores)
         ctx.mark_non_differentiable(ordered)
@@ -78,17 +82,61 @@ class _NormalScores(torch.autograd.Function):
         return torch.empty_like(result).scatter_(-1, order, result).transpose(-1, -2)
 
 
+def ascending(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Finite or infinite values in ascending order of the last dimension, and their places."""
+    by_digits = (
+        values.device.type == "cpu"
+        and values.dtype in (torch.float32, torch.float64)
+        and values.numel() >= RADIX_FROM
+        # What is being traced holds no values, which NumPy would need.
+        and type(values) is Tensor
+        and not (torch.compiler.is_compiling() or torch.jit.is_tracing())
+    )
+    if not by_digits:
+        found = values.sort(dim=-1)
+        return found.values, found.indices
+    order = _order_by_digits(values)
+    return values.gather(-1, order), order
+
+
+def _order_by_digits(values: Tensor) -> Tensor:
+    """A stable radix sort with digits of 16 bits, for which NumPy has one: 3 to 6 times as fast."""
+    bits = 8 * values.element_size()
+    # Zeros of either sign become one and the same.
+    image = (values.contiguous() + 0.0).view(torch.int32 if bits == 32 else torch.int64)
+    # As unsigned numbers these are in the order of the values.
+    image = image ^ ((image >> (bits - 1)) | (-1 << (bits - 1)))
+    lowest, *higher = ((image >> shift).to(torch.int16) for shift in range(0, bits, 16))
+    order = _order_of_digits(lowest)
+    for digits in higher:
+        order = order.gather(-1, _order_of_digits(digits.gather(-1, order)))
+    return order
+
+
+def _order_of_digits(digits: Tensor) -> Tensor:
+    return torch.from_numpy(digits.numpy().view(np.uint16).argsort(-1, kind="stable"))
+
+
 def _scores_of_ordered(ordered: Tensor) -> Tensor:
     """Normal scores, tied values sharing their mean rank, of ascending columns (*, d, n)."""
     n = ordered.shape[-1]
-    place = torch.arange(n, device=ordered.device).expand(ordered.shape)
     rises = ordered[..., 1:] != ordered[..., :-1]
+    if rises.all():
+        return _untied_scores(n, ordered.dtype, ordered.device).expand(ordered.shape)
+    place = torch.arange(n, device=ordered.device).expand(ordered.shape)
     # Of each run of equal values, the place of its first and that behind its last.
     below = pad(torch.where(rises, place[..., 1:], 0), (1, 0)).cummax(-1).values
     ends = pad(torch.where(rises, place[..., 1:], n), (0, 1), value=n)
     not_above = ends.flip(-1).cummin(-1).values.flip(-1)
     middle = (below + not_above).to(ordered.dtype) / (2 * n)
     return torch.special.ndtri(middle)
+
+
+# What is first made in inference mode must serve training later.
+@lru_cache(maxsize=16)
+@torch.inference_mode(False)
+def _untied_scores(n: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.special.ndtri((2 * torch.arange(n, device=device) + 1).to(dtype) / (2 * n))
 
 
 def _half_bandwidth(n: int) -> int:
@@ -123,7 +171,7 @@ class Marginals:
         x = x.detach()
         if x.dtype in (torch.float16, torch.bfloat16):
             x = x.float()
-        self.ordered = x.transpose(-1, -2).contiguous().sort(dim=-1).values
+        self.ordered = ascending(x.transpose(-1, -2).contiguous())[0]
         self.scores = _scores_of_ordered(self.ordered)
 
     def __call__(self, x: Tensor) -> Tensor:

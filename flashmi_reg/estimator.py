@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .canonical import Canonical, canonicalise
-from .copula import Marginals
+from .copula import Marginals, ascending
 from .critic import Values, donsker_varadhan
 from .hypernet import CriticParameters, HyperNetwork, Pairs, Shuffle
 
@@ -190,7 +190,7 @@ def arranged(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         exchanged = (x_key * y_key * (x_key - y_key)).sum(-1) < 0 if equal else narrow
         swap = exchanged[:, None]
         key = torch.where(swap, y_key, x_key) + math.sqrt(2) * torch.where(swap, x_key, y_key)
-        order = key.argsort(-1)
+        order = ascending(key)[1]
     x, y = rows_of(x, order), rows_of(y, order)
     if not equal:
         return (y, x, exchanged) if x.shape[-1] < y.shape[-1] else (x, y, exchanged)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from flashmi_reg.copula import Marginals, normal_scores
+from flashmi_reg.copula import RADIX_FROM, Marginals, ascending, normal_scores
 
 ndtri = torch.special.ndtri
 
@@ -257,6 +257,42 @@ def test_gradient_is_finite(kind: str, n: int, dtype: torch.dtype) -> None:
     (normal_scores(x) * weight).sum().backward()
     assert x.grad.dtype == dtype
     assert x.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("kind", ["ordinary", "ties", "both zeros", "infinite", "tiny", "huge"])
+@pytest.mark.parametrize("n", [2, 3, 100, 5000])
+def test_sorting_by_digits_is_stable_sorting(n: int, kind: str, dtype: torch.dtype) -> None:
+    columns = -(-RADIX_FROM // n)
+    x = torch.randn(2, columns, n, generator=torch.Generator().manual_seed(3)).to(dtype)
+    if kind == "ties":
+        x = x.round()
+    elif kind == "both zeros":
+        x = torch.where(x.abs() < 1, x * 0.0, x)
+    elif kind == "infinite":
+        x = torch.where(x.abs() > 1, x * torch.inf, x)
+    elif kind in ("tiny", "huge"):
+        x = x * (torch.finfo(dtype).tiny / 1e3 if kind == "tiny" else torch.finfo(dtype).max / 10)
+    values, order = ascending(x)
+    expected = x.sort(dim=-1, stable=True)
+    assert torch.equal(values, expected.values)
+    assert torch.equal(order, expected.indices)
+    assert torch.equal(values.signbit(), expected.values.signbit())
+
+
+def test_columns_without_ties_have_the_scores_that_they_have_beside_others_with(
+    generator: torch.Generator,
+) -> None:
+    x = torch.randn(300, 2, generator=generator)
+    tied = torch.stack([x[:, 0], x[:, 1].round()], -1)
+    assert torch.equal(normal_scores(x)[:, 0], normal_scores(tied)[:, 0])
+
+
+def test_scores_first_found_in_inference_mode_serve_gradients() -> None:
+    x = torch.randn(277, 1, generator=torch.Generator().manual_seed(4), requires_grad=True)
+    with torch.inference_mode():
+        normal_scores(x)
+    normal_scores(x).square().sum().backward()
 
 
 def test_near_ties_do_not_outweigh_all_other_gradients(generator: torch.Generator) -> None:
