@@ -115,7 +115,8 @@ def _scaled(values: Tensor, scaling: Scaling) -> Tensor:
 
 
 def _with_constant(*features: Tensor) -> Tensor:
-    return torch.cat([*features, torch.ones_like(features[0][..., :1])], -1)
+    parts = [*features, torch.ones_like(features[0][..., :1])]
+    return torch.cat([part.mT for part in parts], 1).mT
 
 
 def full_precision(tensor: Tensor) -> torch.autocast:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-__all__ = ["Canonical", "canonicalise", "singular_vectors", "whiten"]
+__all__ = ["Canonical", "affine", "canonicalise", "singular_vectors", "turned", "whiten"]
 
 # Directions whose variance is below this share of the mean variance count as collapsed.
 RIDGE = 1e-6
@@ -64,7 +64,7 @@ def canonicalise(x: Tensor, y: Tensor, width: int) -> Canonical:
     b, _, dx = x.shape
     dy = y.shape[-1]
     if dx == dy:  # as one batch: half the operations
-        white, maps = whiten(torch.cat([x, y]).double())
+        white, maps = whiten(torch.cat([x.mT, y.mT]).double().mT)
         (x_white, y_white), (x_maps, y_maps) = white.chunk(2), maps.chunk(2)
     else:
         x_white, x_maps = whiten(x.double())
@@ -73,8 +73,8 @@ def canonicalise(x: Tensor, y: Tensor, width: int) -> Canonical:
     x_turn, rho, y_turn = singular_vectors(cross)
     x_turn = _turn_unpaired(x_white, x_turn, y_white, dy)
     y_turn = _turn_unpaired(y_white, y_turn, x_white, dx)
-    u = pad(torch.bmm(x_white, x_turn), (0, width - dx))
-    v = pad(torch.bmm(y_white, y_turn), (0, width - dy))
+    x_turn, y_turn = pad(x_turn, (0, width - dx)), pad(y_turn, (0, width - dy))
+    u, v = turned(x_white, x_turn), turned(y_white, y_turn)
 
     with torch.no_grad():
         # Neither side's own third moment tells in one dimension: normal scores have none.
@@ -93,8 +93,8 @@ def canonicalise(x: Tensor, y: Tensor, width: int) -> Canonical:
         pad(rho, (0, width - rho.shape[-1])),
         widths,
         swapped,
-        pad(torch.bmm(x_maps, x_turn), (0, width - dx)) * sign[:, None],
-        pad(torch.bmm(y_maps, y_turn), (0, width - dy)) * sign[:, None],
+        torch.bmm(x_maps, x_turn) * sign[:, None],
+        torch.bmm(y_maps, y_turn) * sign[:, None],
     )
 
 
@@ -109,7 +109,20 @@ def whiten(z: Tensor) -> tuple[Tensor, Tensor]:
     # The absolute part only matters for a side that is constant as a whole.
     factor = torch.linalg.cholesky(covariance + (RIDGE * scale + 1e-12) * eye)
     matrix = torch.linalg.solve_triangular(factor, eye.expand(b, d, d), upper=False).mT
-    return torch.bmm(centred, matrix), torch.cat([matrix, -torch.bmm(mean, matrix)], -2)
+    return turned(centred, matrix), torch.cat([matrix, -torch.bmm(mean, matrix)], -2)
+
+
+def turned(points: Tensor, matrix: Tensor) -> Tensor:
+    """Points (b, n, d) times a matrix (b, d, k); what comes out lies in memory with points last.
+
+    Products with few columns are up to five times as fast so, and sums over points are faster too.
+    """
+    return torch.bmm(matrix.mT, points.mT).mT
+
+
+def affine(points: Tensor, maps: Tensor) -> Tensor:
+    """An affine map (b, d + 1, k), offset in its last row, of points (b, n, d), as `turned`."""
+    return torch.baddbmm(maps[:, -1:].mT, maps[:, :-1].mT, points.mT).mT
 
 
 def singular_vectors(cross: Tensor) -> tuple[Tensor, Tensor, Tensor]:

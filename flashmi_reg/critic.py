@@ -17,6 +17,7 @@ __all__ = [
     "bounded",
     "donsker_varadhan",
     "gaussian_pmi",
+    "layer_of",
     "log_mean_exp",
     "norm_score",
     "pair_inputs",
@@ -74,7 +75,7 @@ def pair_inputs(
     u_norm, v_norm = norm_score(u, widths[:, :1]), norm_score(v, widths[:, 1:])
     # Of moderate size also where the Gaussian term is far below zero.
     level = gaussian.sign() * gaussian.abs().log1p()
-    radial = torch.stack([u_norm, v_norm, u_norm * v_norm, level], -1)
+    radial = torch.stack([u_norm, v_norm, u_norm * v_norm, level], 1).mT
     return u, v, u * v, radial
 
 
@@ -200,7 +201,8 @@ class RadialFeatures(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Of pair inputs (b, m, inputs), shape (b, m, features)."""
-        return bounded(self.last(silu(self.first(inputs[..., -RADIAL_INPUTS:]))))
+        hidden = silu(layer_of(self.first.weight, self.first.bias, inputs[..., -RADIAL_INPUTS:]))
+        return bounded(layer_of(self.last.weight, self.last.bias, hidden))
 
 
 def bounded(values: Tensor) -> Tensor:
@@ -217,7 +219,19 @@ def _modulated(
 ) -> Tensor:
     scale, shift = modulation.scales[depth], modulation.shifts[depth]
     # Scaling the weights once per data set is cheaper than scaling every activation.
-    return torch.baddbmm(bias * scale + shift, inputs, weight.T * scale)
+    return layer_of(weight * scale.mT, (bias * scale + shift).mT, inputs)
+
+
+def layer_of(weight: Tensor, bias: Tensor, inputs: Tensor) -> Tensor:
+    """A linear layer at points (b, m, inputs), which lie in memory with the points last.
+
+    Args:
+        weight: shape (units, inputs), or (b, units, inputs).
+        bias: shape (units,), or (b, units, 1).
+        inputs: the points.
+    """
+    weight = weight.expand(len(inputs), -1, -1)
+    return torch.baddbmm(bias if bias.ndim == 3 else bias[:, None], weight, inputs.mT).mT
 
 
 def log_mean_exp(joint: Tensor, shuffled: Tensor) -> Tensor:

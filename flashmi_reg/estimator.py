@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .canonical import Canonical, canonicalise
+from .canonical import Canonical, affine, canonicalise
 from .copula import Marginals, ascending
 from .critic import Values, donsker_varadhan
 from .hypernet import CriticParameters, HyperNetwork, Pairs, Shuffle
@@ -213,7 +213,8 @@ def _exchange_back(estimation: Estimation, exchanged: Tensor) -> Estimation:
 
 def rows_of(samples: Tensor, index: Tensor) -> Tensor:
     """Rows (b, m, d) of samples (b, n, d) at indices (b, m)."""
-    return samples.gather(1, index[..., None].expand(*index.shape, samples.shape[-1]))
+    index = index[:, None].expand(-1, samples.shape[-1], -1)
+    return samples.mT.gather(-1, index).mT
 
 
 def _pairs(network: HyperNetwork, u: Tensor, v: Tensor) -> Pairs:
@@ -223,8 +224,7 @@ def _pairs(network: HyperNetwork, u: Tensor, v: Tensor) -> Pairs:
 
 def coordinates(data: Canonical, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """Canonical coordinates of scores by the maps of a data set, held fixed or not as they are."""
-    x = x.double() @ data.x_map[:, :-1] + data.x_map[:, -1:]
-    y = y.double() @ data.y_map[:, :-1] + data.y_map[:, -1:]
+    x, y = affine(x.double(), data.x_map), affine(y.double(), data.y_map)
     swapped = data.swapped[:, None, None]
     return torch.where(swapped, y, x), torch.where(swapped, x, y)
 

@@ -115,7 +115,7 @@ class Shuffle(NamedTuple):
 
     def of(self, pairs: tuple[Tensor, Tensor]) -> Pairs:
         """The shuffled pairs of joint ones, or of functions of their sides, (b, n, *) each."""
-        return Pairs(pairs[0][:, self.first], pairs[1][:, self.second])
+        return Pairs(pairs[0].mT[..., self.first].mT, pairs[1].mT[..., self.second].mT)
 
 
 class Readout(NamedTuple):
@@ -299,7 +299,8 @@ class HyperNetwork(nn.Module):
 
     def _sides(self, pairs: Pairs, widths: Tensor) -> list[Tensor]:
         """Functions of either side, each of shape (b, m, width + side)."""
-        return list(self.side(torch.cat(pairs), widths.mT.reshape(-1, 1)).chunk(2))
+        points = torch.cat([side.mT for side in pairs]).mT
+        return list(self.side(points, widths.mT.reshape(-1, 1)).chunk(2))
 
     def _modulation(self, turn: int, context: Tensor) -> Modulation:
         emitted = self.emit[turn](context).to(context.dtype)[:, None]
@@ -353,7 +354,8 @@ def _correction(inputs: int) -> nn.Sequential:
 
 def _followed(joint: tuple[Tensor, Tensor], shuffled: Pairs) -> Pairs:
     """Both sides of joint pairs and, after them, of shuffled ones."""
-    return Pairs(*(torch.cat(sides, 1) for sides in zip(joint, shuffled, strict=True)))
+    sides = zip(joint, shuffled, strict=True)
+    return Pairs(*(torch.cat([part.mT for part in side], -1).mT for side in sides))
 
 
 def _inputs(
@@ -366,12 +368,12 @@ def _inputs(
     """All that the features see of pairs where variates were found so, the radial inputs last."""
     with full_precision(gaussian):
         bent = variate_inputs(variates, *found)
-    return torch.cat([*bent, *pair_inputs(*pairs, widths, gaussian)], -1)
+    return torch.cat([p.mT for p in (*bent, *pair_inputs(*pairs, widths, gaussian))], 1).mT
 
 
 def _read_out(radial: Tensor, fine: Tensor, readout: Readout, gaussian: Tensor) -> Tensor:
     """The critic from its features at pairs, shape (b, m)."""
-    features = torch.cat([radial, fine], -1).to(gaussian.dtype)
+    features = torch.cat([radial.mT, fine.mT], 1).mT.to(gaussian.dtype)
     return gaussian + (features @ readout.weights[..., None])[..., 0] + readout.bias[:, None]
 
 

@@ -111,8 +111,9 @@ class _Readout(torch.autograd.Function):
         solved = torch.cholesky_solve(grad[..., None], factor)[..., 0]
         moved = share * chance * (1 - chance) * torch.bmm(features, solved[..., None])[..., 0]
         grad_offset = grad_values - moved
-        left = torch.stack([grad_offset, share * (label - chance)], -1)
-        return torch.bmm(left, torch.stack([weights, solved], 1)), grad_offset, None, None, None
+        left = torch.stack([grad_offset, share * (label - chance)], 1)
+        grad_features = torch.bmm(torch.stack([weights, solved], -1), left)
+        return grad_features.mT, grad_offset, None, None, None
 
 
 def leave_one_out(features: Tensor, values: Tensor, n: int, *, first: int | None = None) -> Tensor:
@@ -134,7 +135,7 @@ def leave_one_out(features: Tensor, values: Tensor, n: int, *, first: int | None
     hessian = _hessian(features, values.sigmoid(), labels.share, 1 / n)
     factor = torch.linalg.cholesky_ex(hessian)[0]
     told, values = features[:, :first], values[:, :first]
-    leverage = (torch.bmm(told, torch.cholesky_inverse(factor)) * told).sum(-1)
+    leverage = (torch.bmm(torch.cholesky_inverse(factor), told.mT) * told.mT).sum(1)
     return values + _left_out(values, leverage, Labels(*(part[:first] for part in labels)))
 
 
@@ -228,7 +229,7 @@ def _newton_steps(
         # Where training has diverged, the features carry NaN on; the decomposition would raise.
         curvature, axes = torch.linalg.eigh(hessian.nan_to_num(0.0, 0.0, 0.0))
     inverse = 1 / (curvature[:, None] + ridges)
-    turned = torch.bmm(features, axes)
+    turned = torch.bmm(axes.mT, features.mT).mT
     before = torch.bmm(weights[:, None], axes)
     slope = torch.bmm((labels.share * (chance - labels.label))[:, None], turned) + ridges * before
     step = -slope * inverse

@@ -13,10 +13,10 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear, silu, softplus
+from torch.nn.functional import silu, softplus
 
-from .canonical import singular_vectors
-from .critic import FLOOR, bounded, norm_score
+from .canonical import affine, singular_vectors, turned
+from .critic import FLOOR, bounded, layer_of, norm_score
 
 __all__ = [
     "INPUTS_PER_VARIATE",
@@ -57,15 +57,15 @@ class SideFeatures(nn.Module):
 
     def forward(self, u: Tensor, width: Tensor) -> Tensor:
         """Of points (b, m, d), d ≤ width, of which `width` (b, 1) coordinates are no padding."""
-        inputs = torch.cat([u, norm_score(u, width)[..., None]], -1)
+        inputs = torch.cat([u.mT, norm_score(u, width)[:, None]], 1).mT
         weight, most = self.first.weight, self.first.in_features
         if inputs.shape[-1] < most:  # the coordinates that are not there are zero
             weight = torch.cat([weight[:, : u.shape[-1]], weight[:, -1:]], 1)
         # Few coordinates are to move the hidden units as much as many.
         scale = (most / (width.to(u.dtype) + 1)).sqrt()[..., None]
-        hidden = silu(linear(inputs * scale, weight, self.first.bias))
-        features = bounded(self.last(hidden))
-        return torch.cat([u, features.to(u.dtype)], -1)
+        hidden = silu(layer_of(weight * scale, self.first.bias, inputs))
+        features = bounded(layer_of(self.last.weight, self.last.bias, hidden))
+        return torch.cat([u.mT, features.mT.to(u.dtype)], 1).mT
 
 
 class Variates(NamedTuple):
@@ -110,7 +110,7 @@ def canonical_variates(
         hold_rotation: hold singular vectors and values fixed in the backward pass.
     """
     n = first.shape[1]
-    mean, centred, white, freedom = _whiten(torch.cat([first, second]))
+    mean, centred, white, freedom = _whiten(torch.cat([first.mT, second.mT]).mT)
     (first, second), (first_white, second_white) = centred.chunk(2), white.chunk(2)
     cross = torch.bmm(first_white.mT, torch.bmm(torch.bmm(first.mT, second), second_white)) / n
     left, correlation, right = singular_vectors(cross.detach() if hold_rotation else cross)
@@ -121,11 +121,11 @@ def canonical_variates(
         edge = edge.detach()
     chance = (edge / correlation.clamp_min(1e-6)).square()
     gate = (1 - chance).clamp_min(0)
-    turned = torch.bmm(white, torch.cat([left[..., :count], right[..., :count]]))
-    functions = torch.bmm(centred, turned)
+    axes = torch.bmm(white, torch.cat([left[..., :count], right[..., :count]]))
+    functions = turned(centred, axes)
     scale = functions.square().mean(1, keepdim=True).clamp_min(1e-6).rsqrt()
-    turned = turned * scale
-    first_map, second_map = torch.cat([turned, -torch.bmm(mean, turned)], 1).chunk(2)
+    axes = axes * scale
+    first_map, second_map = torch.cat([axes, -torch.bmm(mean, axes)], 1).chunk(2)
     a, b = (functions * scale).chunk(2)
     # Singular vectors come with either sign.
     sign = torch.where((a + b).pow(3).mean(1, keepdim=True) < 0, -1.0, 1.0)
@@ -139,9 +139,7 @@ def canonical_variates(
 
 def variate_values(variates: Variates, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
     """The functions of points, each of shape (b, m, R), from their features, (b, m, K)."""
-    a = torch.baddbmm(variates.first[:, -1:], first, variates.first[:, :-1])
-    b = torch.baddbmm(variates.second[:, -1:], second, variates.second[:, :-1])
-    return a, b
+    return affine(first, variates.first), affine(second, variates.second)
 
 
 def taken_back(variates: Variates, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
