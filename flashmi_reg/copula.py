@@ -48,6 +48,7 @@ def normal_scores(x: Tensor) -> Tensor:
     return scores_and_order(x)[0]
 
 
+@torch.compiler.disable  # a cache and a branch on values, neither of which can be traced
 def scores_and_order(x: Tensor) -> tuple[Tensor, Tensor]:
     """Normal scores as :func:`normal_scores` gives them, and the ascending columns, (*, d, n)."""
     return _NormalScores.apply(x)
@@ -117,26 +118,28 @@ def _order_of_digits(digits: Tensor) -> Tensor:
     return torch.from_numpy(digits.numpy().view(np.uint16).argsort(-1, kind="stable"))
 
 
+@torch.compiler.disable
 def _scores_of_ordered(ordered: Tensor) -> Tensor:
     """Normal scores, tied values sharing their mean rank, of ascending columns (*, d, n)."""
     n = ordered.shape[-1]
+    scores = _scores_of_half_ranks(n, ordered.dtype, ordered.device)
     rises = ordered[..., 1:] != ordered[..., :-1]
     if rises.all():
-        return _untied_scores(n, ordered.dtype, ordered.device).expand(ordered.shape)
-    place = torch.arange(n, device=ordered.device).expand(ordered.shape)
+        return scores[1::2].expand(ordered.shape)
+    place = torch.arange(n, device=ordered.device, dtype=torch.int32)[1:]
     # Of each run of equal values, the place of its first and that behind its last.
-    below = pad(torch.where(rises, place[..., 1:], 0), (1, 0)).cummax(-1).values
-    ends = pad(torch.where(rises, place[..., 1:], n), (0, 1), value=n)
+    below = pad(torch.where(rises, place, 0), (1, 0)).cummax(-1).values
+    ends = pad(torch.where(rises, place, n), (0, 1), value=n)
     not_above = ends.flip(-1).cummin(-1).values.flip(-1)
-    middle = (below + not_above).to(ordered.dtype) / (2 * n)
-    return torch.special.ndtri(middle)
+    return scores.index_select(0, (below + not_above).flatten()).view(ordered.shape)
 
 
 # What is first made in inference mode must serve training later.
 @lru_cache(maxsize=16)
 @torch.inference_mode(False)
-def _untied_scores(n: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    return torch.special.ndtri((2 * torch.arange(n, device=device) + 1).to(dtype) / (2 * n))
+def _scores_of_half_ranks(n: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Normal scores of (rank − ½)/n where twice that rank less one is 0, 1, …, 2n."""
+    return torch.special.ndtri(torch.arange(2 * n + 1, device=device).to(dtype) / (2 * n))
 
 
 def _half_bandwidth(n: int) -> int:
