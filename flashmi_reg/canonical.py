@@ -12,7 +12,15 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-__all__ = ["Canonical", "affine", "canonicalise", "singular_vectors", "turned", "whiten"]
+__all__ = [
+    "Canonical",
+    "affine",
+    "canonicalise",
+    "rows_of",
+    "singular_vectors",
+    "turned",
+    "whiten",
+]
 
 # Directions whose variance is below this share of the mean variance count as collapsed.
 RIDGE = 1e-6
@@ -123,6 +131,12 @@ def turned(points: Tensor, matrix: Tensor) -> Tensor:
 def affine(points: Tensor, maps: Tensor) -> Tensor:
     """An affine map (b, d + 1, k), offset in its last row, of points (b, n, d), as `turned`."""
     return torch.baddbmm(maps[:, -1:].mT, maps[:, :-1].mT, points.mT).mT
+
+
+def rows_of(points: Tensor, index: Tensor) -> Tensor:
+    """Rows (b, m, d) of points (b, n, d) at indices (b, m) or (m,), laid out as by `turned`."""
+    b, _, d = points.shape
+    return points.mT.gather(-1, index.unsqueeze(-2).expand(b, d, -1)).mT
 
 
 def singular_vectors(cross: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .canonical import Canonical, affine, canonicalise
+from .canonical import Canonical, affine, canonicalise, rows_of
 from .copula import Marginals, ascending
 from .critic import Values, donsker_varadhan
 from .hypernet import CriticParameters, HyperNetwork, Pairs, Shuffle
@@ -209,12 +209,6 @@ def _exchange_back(estimation: Estimation, exchanged: Tensor) -> Estimation:
         x_map, y_map = y_map, x_map
     data = data._replace(x_map=x_map, y_map=y_map, swapped=data.swapped ^ exchanged)
     return estimation._replace(data=data)
-
-
-def rows_of(samples: Tensor, index: Tensor) -> Tensor:
-    """Rows (b, m, d) of samples (b, n, d) at indices (b, m)."""
-    index = index[:, None].expand(-1, samples.shape[-1], -1)
-    return samples.mT.gather(-1, index).mT
 
 
 def _pairs(network: HyperNetwork, u: Tensor, v: Tensor) -> Pairs:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import one_hot, pad, silu
 
 from .audition import Group, audition, full_precision, joined
-from .canonical import Canonical
+from .canonical import Canonical, rows_of
 from .critic import (
     Modulation,
     PairFeatures,
@@ -115,7 +115,7 @@ class Shuffle(NamedTuple):
 
     def of(self, pairs: tuple[Tensor, Tensor]) -> Pairs:
         """The shuffled pairs of joint ones, or of functions of their sides, (b, n, *) each."""
-        return Pairs(pairs[0].mT[..., self.first].mT, pairs[1].mT[..., self.second].mT)
+        return Pairs(*(rows_of(*side) for side in zip(pairs, self, strict=True)))
 
 
 class Readout(NamedTuple):
@@ -253,8 +253,10 @@ class HyperNetwork(nn.Module):
             choir = joined([radial, fine], MAX_CORRECTION * correction)
             with full_precision(gaussian):
                 solution = solve_readout(choir.features, gaussian, n, ITERATIONS, choir.start)
-            weights, bias = solution.weights[:, :-1] * choir.scaling.factor, solution.weights[:, -1]
-            readout = Readout(weights, bias - (weights * choir.scaling.centre).sum(-1))
+            factor = choir.scaling.factor
+            weights = solution.weights[:, : factor.shape[-1]] * factor
+            bias = solution.weights[:, -1] - (weights * choir.scaling.centre).sum(-1)
+            readout = Readout(weights, bias)
             optimism = self._optimism(data, rho, choir.features, solution, n)
         values = solution.values
         if hold:

@@ -51,8 +51,9 @@ def check_pair(x: Tensor, y: Tensor, header: Header) -> None:
             "or use `sliced_mutual_information`."
         )
     for name, value in (("x", x), ("y", y)):
-        finite = value.detach().isfinite()
-        if not finite.all():
+        # The extremes are not finite where any value is not, and are found in one pass.
+        if not torch.stack(value.detach().aminmax()).isfinite().all():
+            finite = value.detach().isfinite()
             raise InputError(
                 f"`{name}` holds {int((~finite).sum())} NaN or infinite value(s) among "
                 f"{value.numel()}: remove or impute those samples."
@@ -115,10 +116,10 @@ def support_warnings(
     """
     found = []
     same = ordered[..., 1:] == ordered[..., :-1]
-    constant = same.all(-1)
+    constant = same.sum(-1) == same.shape[-1]
     edge = torch.zeros_like(same[..., :1])
     tied = torch.cat([same, edge], -1) | torch.cat([edge, same], -1)
-    share = tied.double().mean(-1).masked_fill(constant, 0)
+    share = (tied.sum(-1).double() / tied.shape[-1]).masked_fill(constant, 0)
     doubtful = (constant | (share > TIED_SHARE)).any()
     for name, of_side in (("x", slice(dx)), ("y", slice(dx, None))) if doubtful else ():
         still = constant[:, of_side].any(0)

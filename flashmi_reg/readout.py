@@ -109,7 +109,7 @@ class _Readout(torch.autograd.Function):
         chance = values.sigmoid()
         grad = grad_weights + torch.bmm(grad_values[:, None], features)[:, 0]
         solved = torch.cholesky_solve(grad[..., None], factor)[..., 0]
-        moved = share * chance * (1 - chance) * torch.bmm(features, solved[..., None])[..., 0]
+        moved = share * _spread(chance) * torch.bmm(features, solved[..., None])[..., 0]
         grad_offset = grad_values - moved
         left = torch.stack([grad_offset, share * (label - chance)], 1)
         grad_features = torch.bmm(torch.stack([weights, solved], -1), left)
@@ -143,7 +143,7 @@ def _left_out(values: Tensor, leverage: Tensor, labels: Labels) -> Tensor:
     """By how much values change where their pair is left out; all of shape (*, pairs)."""
     chance = values.sigmoid()
     weighted = labels.share * leverage
-    kept = 1 - chance * (1 - chance) * weighted
+    kept = torch.addcmul(chance.new_ones(()), _spread(chance), weighted, value=-1)
     # In exact arithmetic `kept` is positive; one step is no guide where it is nearly zero.
     return (chance - labels.label) * weighted / kept.clamp_min(MIN_KEPT)
 
@@ -271,9 +271,14 @@ def _labels_of(n: int, total: int, dtype: torch.dtype, device: torch.device) -> 
     return Labels(label, label / n + (1 - label) / (total - n), 1 - 2 * label)
 
 
+def _spread(chance: Tensor) -> Tensor:
+    """Variance of a label that is one by `chance`, σ (1 − σ)."""
+    return torch.addcmul(chance, chance, chance, value=-1)
+
+
 def _hessian(features: Tensor, chance: Tensor, share: Tensor, ridge: float = 0.0) -> Tensor:
     """Of the objective where pairs are joint by `chance` (b, n + m), shape (b, M, M)."""
-    curvature = share * chance * (1 - chance)
+    curvature = share * _spread(chance)
     hessian = torch.bmm((features * curvature[..., None]).mT, features)
     if ridge:
         hessian.diagonal(dim1=-2, dim2=-1).add_(ridge)

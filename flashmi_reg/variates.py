@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import silu, softplus
 
 from .canonical import affine, singular_vectors, turned
-from .critic import FLOOR, bounded, layer_of, norm_score
+from .critic import FLOOR, bounded_layer, layer_of, norm_score
 
 __all__ = [
     "INPUTS_PER_VARIATE",
@@ -64,7 +64,7 @@ class SideFeatures(nn.Module):
         # Few coordinates are to move the hidden units as much as many.
         scale = (most / (width.to(u.dtype) + 1)).sqrt()[..., None]
         hidden = silu(layer_of(weight * scale, self.first.bias, inputs))
-        features = bounded(layer_of(self.last.weight, self.last.bias, hidden))
+        features = bounded_layer(self.last.weight, self.last.bias, hidden)
         return torch.cat([u.mT, features.mT.to(u.dtype)], 1).mT
 
 
@@ -163,12 +163,15 @@ def variate_inputs(
     """
     rho = variates.correlation[:, None]
     rest = (1 - rho.square()).clamp_min(1e-3)
-    exact = (rho * a * b - rho.square() * (a.square() + b.square()) / 2) / rest - rest.log() / 2
+    exact = torch.addcmul(-rest.log() / 2, rho / rest, a * b)
+    squares = torch.addcmul(a.square(), b, b)
+    exact = torch.addcmul(exact, rho.square() / rest, squares, value=-0.5)
     level = FLOOR + softplus(exact - FLOOR)
     level = level.sign() * level.abs().log1p()
     # About the root of the gate, with a finite slope where it opens.
     amplitude = (variates.gate / (variates.gate + 0.01).sqrt())[:, None]
-    a, b = (BOUND * (2 * bounded(amplitude * side / BOUND) - 1) for side in (a, b))
+    # The hyperbolic tangent, as the layers have it.
+    a, b = (2 * BOUND * (2 / BOUND * amplitude * side).sigmoid() - BOUND for side in (a, b))
     return a, b, a * b, level
 
 
