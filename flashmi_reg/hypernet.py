@@ -259,7 +259,7 @@ class HyperNetwork(nn.Module):
             readout = Readout(weights, bias)
             optimism = self._optimism(data, rho, choir.features, solution, n)
         values = solution.values
-        if hold:
+        if hold and torch.is_grad_enabled():  # the same values, by another way for the gradients
             values = _read_out(radial_features, fine_features, readout, gaussian)
         return Emission(
             CriticParameters(rho, data.widths, variates, modulation, readout),

@@ -88,9 +88,9 @@ class _Readout(torch.autograd.Function):
             factor, _ = torch.linalg.cholesky_ex(_hessian(features, chance, share, 1 / n))
             step = -torch.cholesky_solve(slope[..., None], factor)[..., 0]
             change = torch.bmm(features, step[..., None])[..., 0]
-            tried = torch.addcmul(values[:, None], lengths, change[:, None])
+            tried = torch.addcmul((sign * values)[:, None], lengths, (sign * change)[:, None])
             penalty = torch.addcmul(weights[:, None], lengths, step[:, None]).square().sum(-1)
-            objective = softplus(sign * tried) @ share + penalty / (2 * n)
+            objective = softplus(tried) @ share + penalty / (2 * n)
             # Within rounding the full step counts as the best, so that the last ones are taken.
             objective[:, 0] -= 10 * torch.finfo(objective.dtype).eps
             length = lengths[objective.argmin(-1)]
