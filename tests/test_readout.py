@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
+from flashmi_reg.audition import audition, joined
 from flashmi_reg.readout import (
     ITERATIONS,
     LEVELS,
@@ -178,3 +179,31 @@ def test_loudness_has_the_gradient_of_its_value() -> None:
     with torch.no_grad():
         slope = (level(1e-5) - level(-1e-5)) / 2e-5
     assert (features.grad * direction).sum().item() == pytest.approx(slope.item(), rel=0.05)
+
+
+@pytest.mark.parametrize("sizes", [(12, 32), (3, 9), (15, 16)])
+def test_columns_of_zeros_change_nothing(
+    sizes: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator = torch.Generator().manual_seed(5)
+    n = 90
+    features = [torch.rand(2, 3 * n, size, generator=generator).double() for size in sizes]
+    features[1][:, :n, 0] += 0.4
+    offset = torch.randn(2, 3 * n, generator=generator, dtype=torch.float64)
+
+    def found() -> list[Tensor]:
+        groups = [
+            audition(
+                part, part.new_ones(part.shape[-1]), offset, n, count=12, steps=2, frozen=False
+            )
+            for part in features
+        ]
+        choir = joined(groups, torch.zeros(2, 2))
+        values, weights = solve_readout(choir.features, offset, n, 3, choir.start)
+        told = leave_one_out(choir.features, values, n)
+        return [groups[1].loudness.level, values, weights[:, : sum(sizes)], weights[:, -1], told]
+
+    completed = found()
+    monkeypatch.setattr("flashmi_reg.audition.MOST_ZEROS", 0)
+    for one, other in zip(completed, found(), strict=True):
+        torch.testing.assert_close(one, other)
