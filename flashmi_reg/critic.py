@@ -151,11 +151,12 @@ class PairFeatures(nn.Module):
         They may be told in fewer coordinates than the greatest number: the others are zero.
         """
         weight = self._weight_of(inputs.shape[-1])
-        hidden = silu(layer_of(*_modulated(weight, self.first.bias, modulation, 0), inputs))
+        weight, bias = _modulated(weight, self.first.bias, modulation, 0)
+        hidden = silu(layer_of(weight, bias, inputs))
         for depth, layer in enumerate(self.inner, start=1):
             assert isinstance(layer, nn.Linear)
-            layer_there = _modulated(layer.weight, layer.bias, modulation, depth)
-            hidden = hidden + silu(layer_of(*layer_there, hidden))
+            weight, bias = _modulated(layer.weight, layer.bias, modulation, depth)
+            hidden = hidden + silu(layer_of(weight, bias, hidden))
         return hidden
 
     def _weight_of(self, inputs: int) -> Tensor:
@@ -172,8 +173,8 @@ class PairFeatures(nn.Module):
 
         They are bounded, so that a pair far out cannot get a value far out.
         """
-        layer = _modulated(self.last.weight, self.last.bias, modulation, -1)
-        return bounded_layer(*layer, hidden)
+        weight, bias = _modulated(self.last.weight, self.last.bias, modulation, -1)
+        return bounded_layer(weight, bias, hidden)
 
     def amplitudes(self, modulation: Modulation) -> Tensor:
         """How strongly each feature may contribute beside the others, shape (b, features)."""
