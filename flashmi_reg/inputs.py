@@ -52,7 +52,8 @@ def check_pair(x: Tensor, y: Tensor, header: Header) -> None:
         )
     for name, value in (("x", x), ("y", y)):
         # The extremes are not finite where any value is not, and are found in one pass.
-        if not torch.stack(value.detach().aminmax()).isfinite().all():
+        low, high = value.detach().aminmax()
+        if not (low.isfinite() & high.isfinite()):
             finite = value.detach().isfinite()
             raise InputError(
                 f"`{name}` holds {int((~finite).sum())} NaN or infinite value(s) among "
