@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -7,12 +8,19 @@ import torch
 
 from flashmi_reg.errors import InputError
 from flashmi_reg.integrations.maniskill import Demonstration
-from flashmi_reg.integrations.maniskill.policy import (
-    CHUNK,
-    coming_actions,
-    train_policy,
-)
+from flashmi_reg.integrations.maniskill.policy import Episode, KeyStatePolicy, train_policy
 from flashmi_reg.integrations.maniskill.replay import disturbance
+from flashmi_reg.integrations.maniskill.stages import (
+    CHUNK,
+    OVERLAP,
+    PATIENCE,
+    PLAYED,
+    coming_actions,
+    goals_of,
+    lessons_of,
+    reach_of,
+    stage_lengths,
+)
 
 
 def reaching(count: int = 20) -> tuple[list[Demonstration], list[torch.Tensor]]:
@@ -40,9 +48,11 @@ def test_actions_and_key_states_are_learned():
     actions = torch.cat([d.actions for d in demos])
     error = (policy.act(states)[:, 0] - actions).abs().mean()
     assert error < 0.25 * (actions - actions.mean(0)).abs().mean()
-    wanted = torch.stack([d.states[k] for d, k in zip(demos, keys, strict=True)])
+    times = goals_of(demos, keys, 2)
+    wanted = torch.stack([d.states[t] for d, t in zip(demos, times, strict=True)])
     wanted = wanted.repeat_interleave(20, 0)  # the same at all times of a demonstration
-    found = policy(states)[1].detach() * policy.spread + policy.mean
+    standardised = (states - policy.mean) / policy.spread
+    found = policy.foretell(standardised).detach() * policy.spread + policy.mean
     assert found.shape == (400, 2, 7)
     assert (found - wanted).abs().mean() < 0.25 * (wanted - wanted.mean(0)).abs().mean()
 
@@ -92,6 +102,83 @@ def test_training_repeats_by_seed_and_leaves_the_global_generator_alone():
     one, other = (train_policy(demos, keys, steps=3) for _ in range(2))
     assert torch.equal(before, torch.get_rng_state())
     assert torch.equal(one.act(demos[0].states), other.act(demos[0].states))
+
+
+def test_a_stage_leads_to_its_goal_and_stays_there():
+    (demo,), keys = reaching(1)
+    goals = goals_of([demo], keys, 2)
+    assert goals.tolist() == [[9, 20]]
+    near = replace(demo, actions=demo.states[1:, :2])  # go where the next state lies
+    lessons = lessons_of([near], goals, relative=2)
+    assert lessons.own.tolist() == [0] * 9 + [1] * 11
+    rows = torch.arange(20)
+    first = lessons.wanted(rows, torch.zeros(20, dtype=torch.long)) + near.states[:-1, None, :2]
+    times = (rows[:, None] + torch.arange(CHUNK) + 1).clamp_max(9)
+    torch.testing.assert_close(first, near.states[times, :2])
+    last = lessons.wanted(rows, torch.ones(20, dtype=torch.long))
+    assert torch.equal(last, coming_actions(near, 2))
+
+
+def test_stages_overlap_around_the_goals():
+    (demo,), keys = reaching(1)
+    lessons = lessons_of([demo], goals_of([demo], keys, 2), relative=0)
+    places = torch.arange(20)
+    shared = ((places - 9) >= -OVERLAP) & ((places - 9) < OVERLAP)
+    assert torch.equal(lessons.other != lessons.own, shared)
+    assert torch.equal(lessons.other[shared], 1 - lessons.own[shared])
+
+
+def test_goals_divide_where_the_states_before_are_told_from_them():
+    demos, keys = reaching()
+    goals = goals_of(demos, keys, 2)
+    states = [d.states for d in demos]
+    there = torch.stack([d.states[t] for d, t in zip(demos, goals, strict=True)])
+
+    def known(s: torch.Tensor) -> torch.Tensor:  # each demonstration's own goals
+        gaps = (s[:, None, 2:6] - there[None, :, 0, 2:6]).abs().sum(-1)
+        return there[gaps.argmin(1)]
+
+    exact = reach_of(known, states, goals, slice(0))
+    assert exact.divides.tolist() == [True]
+    vague = reach_of(lambda s: known(s) + 3 * torch.randn(20, 2, 7), states, goals, slice(0))
+    assert vague.divides.tolist() == [False]
+    blurred = reach_of(known, states, goals, slice(2))
+    assert blurred.error[0, :2].isinf().all()
+    assert stage_lengths(goals, exact.divides).tolist() == [9]
+
+
+def test_an_episode_waits_at_a_goal_until_it_is_reached():
+    demos, keys = reaching()
+    policy = train_policy(demos, keys, steps=150)
+    policy.divides[0], policy.patience[0] = True, PATIENCE * 9
+    away, there = demos[0].states[0], demos[0].states[goals_of(demos, keys, 2)[0, 0]]
+    policy.limit[0] = 1.01 * _distance(policy, there)
+    assert policy.limit[0] < _distance(policy, away)
+    episode = Episode(policy)
+    assert episode.act(away).shape == (PLAYED, 2)
+    assert episode.stage == 0
+    assert torch.equal(episode.act(there), policy.act(there)[:PLAYED])
+    assert episode.stage == 1
+    impatient = Episode(policy)
+    for _ in range(math.ceil(PATIENCE * 9 / PLAYED)):
+        impatient.act(away)
+        assert impatient.stage == 0
+    impatient.act(away)
+    assert impatient.stage == 1
+
+
+def _distance(policy: KeyStatePolicy, state: torch.Tensor) -> torch.Tensor:
+    standardised = (state - policy.mean) / policy.spread
+    gap = standardised - policy.foretell(standardised)[0]
+    return (gap / policy.error[0]).square().mean().detach()
+
+
+def test_the_baseline_has_one_stage():
+    demos, _ = reaching(3)
+    episode = Episode(train_policy(demos, steps=5))
+    episode.act(demos[0].states[0])
+    assert episode.policy.goals == [1]
+    assert episode.stage == 0
 
 
 def test_bad_input():

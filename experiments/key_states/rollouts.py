@@ -34,14 +34,14 @@ from flashmi_reg.integrations.maniskill import (
     load_demonstrations,
     save_demonstrations,
 )
-from flashmi_reg.integrations.maniskill.policy import KeyStatePolicy, train_policy
+from flashmi_reg.integrations.maniskill.policy import Episode, KeyStatePolicy, train_policy
 from flashmi_reg.integrations.maniskill.replay import JOINTS, disturbed
 from flashmi_reg.integrations.maniskill.simulator import advance, make, number
+from flashmi_reg.integrations.maniskill.stages import PLAYED
 
 __all__ = ["ARMS", "main", "success"]
 
 ARMS = ("none", "uniform", "ours, least")
-PLAYED = 8  # of the actions that are foretold, before the policy is asked again
 UNSEEN = 10_000  # the first seed of episodes that no demonstration began with
 SLACK = 1.25  # an episode may take so many times the longest demonstration
 # Pegs differ in size from seed to seed, so that the scene is built anew; elsewhere that would be
@@ -56,8 +56,9 @@ def success(env: Any, policy: KeyStatePolicy, seed: int, limit: int, columns: Te
     simulation alone goes on.
     """
     state, _ = env.reset(seed=seed)
+    episode = Episode(policy)
     for _ in range(0, limit, PLAYED):
-        *first, last = policy.act(state.float()[:, columns])[0, :PLAYED].numpy()
+        *first, last = episode.act(state[0, columns].float()).numpy()
         for action in first:
             advance(env, action)
         state, _, _, _, info = env.step(last)

@@ -1,37 +1,55 @@
-"""KeyStatePolicy: behaviour cloning, some steps at once, that also foretells the key states."""
+"""KeyStatePolicy: behaviour cloning from key state to key state."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import one_hot
 
 from flashmi_reg.errors import InputError
 
 from .demonstrations import Demonstration
+from .stages import (
+    CHUNK,
+    PATIENCE,
+    PLAYED,
+    distance,
+    goals_of,
+    lessons_of,
+    reach_of,
+    stage_lengths,
+)
 
-__all__ = ["CHUNK", "KeyStatePolicy", "coming_actions", "train_policy"]
+__all__ = ["Episode", "KeyStatePolicy", "train_policy"]
 
 BATCH = 256
 RATE = 3e-3
 DECAY = 1e-4
 NOISE = 0.03  # of the states' spread, so that small slips off the demonstrations are known
 BLUR = 0.3  # the same where a coordinate is not to be trusted
-CHUNK = 16  # actions that are foretold at once; playing several of them spans pauses
 LEAST = 1e-3  # spread that a coordinate is measured by
+FORETOLD = 0.25  # share of the steps in which key states alone are learned
+STAGE = 2.0  # how strongly the stage is told, in units of the states' spread
 
 
 class KeyStatePolicy(nn.Module):
-    """The coming actions and all key states from the present state.
+    """The coming actions from the present state, the stage, and all key states.
 
     In the manner of CoTPC ("Chain-of-Thought Predictive Control", Jia et al., 2023): actions are
     predicted from the state, the key states that the network foretells, and the way to each. All K
-    are foretold at every state, so that the answer stays the same throughout an episode and does
-    not hang on which of them is next. Beside them goes as much that no key state is asked of, for
-    what else the actions need. Without key states in training the same network is the plain cloning
-    baseline, and all that it passes on is its own.
+    are foretold at every state; beside them goes as much that no key state is asked of.
+
+    Key states also divide an episode into stages, as the initiation and termination of an option do
+    ("Between MDPs and semi-MDPs", Sutton, Precup & Singh, 1999). In each, the arm goes to the state
+    just before the key state, its goal, and stays there until it is reached, that is, until the
+    state lies as near to the one foretold as those of the demonstrations did; see
+    :class:`Episode`, which keeps count. So a gripper does not close or open on the way. What is
+    foretold no better from the goal than some steps before it does not divide.
+
+    Without key states in training the same network is the plain cloning baseline, in one stage.
 
     Args:
         states: width Q of the states.
@@ -47,6 +65,10 @@ class KeyStatePolicy(nn.Module):
     spread: Tensor
     action_mean: Tensor
     action_spread: Tensor
+    error: Tensor
+    limit: Tensor
+    divides: Tensor
+    patience: Tensor
 
     def __init__(
         self,
@@ -64,10 +86,11 @@ class KeyStatePolicy(nn.Module):
         self.count = count
         passed = count + 1  # the key states, and what is left to the network
         self.shapes = (passed, states), (CHUNK, actions)
+        seen = (1 + 2 * passed) * states + count
         with torch.random.fork_rng(devices=[]):  # layers first fill themselves from the global one
             self.kept = nn.Linear(states, passed * states)  # most of the scene stays as it is
             self.change = _network(states, hidden, passed * states, blocks=1)
-            self.decide = _network((1 + 2 * passed) * states, hidden, CHUNK * actions, blocks=2)
+            self.decide = _network(seen, hidden, CHUNK * actions, blocks=2)
         with torch.no_grad():
             for layer in self.modules():
                 if isinstance(layer, nn.Linear):
@@ -78,25 +101,88 @@ class KeyStatePolicy(nn.Module):
         self.register_buffer("spread", torch.ones(states))
         self.register_buffer("action_mean", torch.zeros(CHUNK, actions))
         self.register_buffer("action_spread", torch.ones(CHUNK, actions))
+        self.register_buffer("error", torch.ones(count - 1, states))
+        self.register_buffer("limit", torch.zeros(count - 1))
+        self.register_buffer("divides", torch.zeros(count - 1, dtype=torch.bool))
+        self.register_buffer("patience", torch.zeros(count - 1))
 
-    def forward(self, states: Tensor) -> tuple[Tensor, Tensor]:
-        """Coming actions (*, 16, A) and key states (*, K, Q), standardised, of states (*, Q)."""
-        return self.predict((states - self.mean) / self.spread)
+    @property
+    def goals(self) -> list[int]:
+        """Which of the K key states end the stages, the last of which is always K − 1."""
+        return [*self.divides.nonzero()[:, 0].tolist(), self.count - 1]
 
-    def predict(self, states: Tensor) -> tuple[Tensor, Tensor]:
-        """What :meth:`forward` gives, from standardised states (*, Q)."""
-        passed = (self.kept(states) + self.change(states)).unflatten(-1, self.shapes[0])
+    def forward(self, states: Tensor, stage: Tensor) -> tuple[Tensor, Tensor]:
+        """Coming actions (*, 16, A) and key states (*, K, Q), standardised.
+
+        Args:
+            states: standardised, shape (*, Q).
+            stage: integers, shape (*).
+        """
+        passed = self._passed(states)
         ways = passed - states[..., None, :]
-        coming = self.decide(torch.cat([states, passed.flatten(-2), ways.flatten(-2)], -1))
+        told = STAGE * one_hot(stage, self.count).to(states.dtype)
+        coming = self.decide(torch.cat([states, passed.flatten(-2), ways.flatten(-2), told], -1))
         return coming.unflatten(-1, self.shapes[1]), passed[..., : self.count, :]
 
+    def foretell(self, states: Tensor) -> Tensor:
+        """The key states, (*, K, Q), of states (*, Q), all standardised."""
+        return self._passed(states)[..., : self.count, :]
+
     @torch.no_grad()
-    def act(self, states: Tensor) -> Tensor:
-        """The coming 16 actions in the demonstrations' units, (*, 16, A), of states (*, Q)."""
-        coming, _ = self.forward(states)
+    def act(self, states: Tensor, stage: Tensor | None = None) -> Tensor:
+        """The coming 16 actions in the demonstrations' units, (*, 16, A).
+
+        Args:
+            states: shape (*, Q).
+            stage: integers, shape (*); by default the last one, which no key state keeps back.
+        """
+        if stage is None:
+            stage = torch.full(states.shape[:-1], len(self.goals) - 1)
+        coming, _ = self.forward(self._standardised(states), stage)
         coming = coming * self.action_spread + self.action_mean
         coming[..., : self.relative] += states[..., None, : self.relative]
         return coming
+
+    @torch.no_grad()
+    def reached(self, states: Tensor, stage: int) -> Tensor:
+        """Whether states (*, Q) are at the goal of a stage but the last; shape (*)."""
+        goal, states = self.goals[stage], self._standardised(states)
+        gap = states - self.foretell(states)[..., goal, :]
+        return distance(gap, self.error[goal]) <= self.limit[goal]
+
+    def _standardised(self, states: Tensor) -> Tensor:
+        return (states - self.mean) / self.spread
+
+    def _passed(self, states: Tensor) -> Tensor:
+        """What the actions are decided by beside the state, (*, K + 1, Q)."""
+        return (self.kept(states) + self.change(states)).unflatten(-1, self.shapes[0])
+
+
+class Episode:
+    """One episode of a policy; it remembers the stage.
+
+    A stage ends where its goal is reached, or where it takes a third longer than it usually did in
+    the demonstrations.
+
+    Args:
+        policy: a trained one.
+    """
+
+    def __init__(self, policy: KeyStatePolicy) -> None:
+        self.policy = policy
+        self.stage = 0
+        self._since = 0
+
+    def act(self, state: Tensor) -> Tensor:
+        """The 8 actions to play before asking again, shape (8, A), of the state (Q,)."""
+        goals = self.policy.goals
+        while self.stage < len(goals) - 1:
+            tired = self._since >= float(self.policy.patience[goals[self.stage]])
+            if not tired and not self.policy.reached(state, self.stage):
+                break
+            self.stage, self._since = self.stage + 1, 0
+        self._since += PLAYED
+        return self.policy.act(state, torch.tensor(self.stage))[:PLAYED]
 
 
 class _Block(nn.Module):
@@ -118,18 +204,6 @@ def _network(inputs: int, hidden: int, outputs: int, *, blocks: int) -> nn.Seque
     return nn.Sequential(nn.Linear(inputs, hidden), *within, *ends)
 
 
-def coming_actions(demonstration: Demonstration, relative: int) -> Tensor:
-    """The 16 actions from each time on, the last one repeated, shape (T, 16, A).
-
-    The first `relative` of each are distances from the state's first coordinates.
-    """
-    last = len(demonstration.actions)
-    times = (torch.arange(last)[:, None] + torch.arange(CHUNK)).clamp_max(last - 1)
-    coming = demonstration.actions[times]
-    coming[..., :relative] -= demonstration.states[:-1, None, :relative]
-    return coming
-
-
 def train_policy(
     demonstrations: Sequence[Demonstration],
     keys: Sequence[Tensor] | None = None,
@@ -140,7 +214,7 @@ def train_policy(
     steps: int = 2000,
     seed: int = 0,
 ) -> KeyStatePolicy:
-    """Clones demonstrations, with the key states as auxiliary targets where given.
+    """Clones demonstrations, from key state to key state where they are given.
 
     Args:
         demonstrations: of one task.
@@ -151,8 +225,10 @@ def train_policy(
             with the joints' positions.
         blurred: coordinates that are learned with ten times the noise, such as velocities: an arm
             that stands still for once, where none did in the demonstrations, is to move on all the
-            same ("Causal Confusion in Imitation Learning", de Haan et al., 2019).
-        steps: of Adam, with batches of 256 states.
+            same ("Causal Confusion in Imitation Learning", de Haan et al., 2019). Whether a key
+            state is reached does not hang on them.
+        steps: of Adam, with batches of 256 states; with key states, a quarter of them teaches to
+            foretell these alone.
         seed: of the initial weights, the batches and the noise.
 
     Raises:
@@ -182,53 +258,60 @@ def train_policy(
         )
     generator = torch.Generator().manual_seed(seed)
     policy = KeyStatePolicy(width, actions, count=count, relative=relative, generator=generator)
-    x = torch.cat([d.states[:-1] for d in demonstrations])
-    y = torch.cat([coming_actions(d, relative) for d in demonstrations])
-    policy.mean, policy.spread = _scale(x)
-    policy.action_mean, policy.action_spread = _scale(y)
-    x, y = (x - policy.mean) / policy.spread, (y - policy.action_mean) / policy.action_spread
-    targets = None
-    if keys is not None:
-        targets = (_key_states(demonstrations, keys, count) - policy.mean) / policy.spread
+    policy.mean, policy.spread = _scale(torch.cat([d.states[:-1] for d in demonstrations]))
+    standardised = [(d.states - policy.mean) / policy.spread for d in demonstrations]
+    x = torch.cat([s[:-1] for s in standardised])
     episode = torch.cat([torch.full((len(d) - 1,), i) for i, d in enumerate(demonstrations)])
+    noise = torch.full((width,), NOISE)
+    noise[blurred] = BLUR
+
+    def batch() -> tuple[Tensor, Tensor]:
+        rows = torch.randint(len(x), (BATCH,), generator=generator)
+        return rows, noise * torch.randn(BATCH, width, generator=generator)
+
+    ends = torch.tensor([[len(d) - 1] * count for d in demonstrations])
+    if keys is not None:
+        ends = goals_of(demonstrations, keys, count)
+        alone = round(FORETOLD * steps)
+        steps -= alone
+    goals = torch.stack([s[t] for s, t in zip(standardised, ends, strict=True)])
+    if keys is not None:
+        for _ in _descent([policy.kept, policy.change], alone):
+            rows, slips = batch()
+            (policy.foretell(x[rows] + slips) - goals[episode[rows]]).abs().mean().backward()
+        policy.divides = reach_of(policy.foretell, standardised, ends, blurred).divides
+    lessons = lessons_of(demonstrations, ends[:, policy.goals], relative)
+    policy.action_mean, policy.action_spread = _scale(lessons.coming)
     # Where noise moves the joints, their targets stay where they are.
     moved = policy.spread[:relative] / policy.action_spread[:, :relative]
-    sizes = torch.full((width,), NOISE)
-    sizes[blurred] = BLUR
-    optimizer = torch.optim.AdamW(policy.parameters(), lr=RATE, weight_decay=DECAY, fused=True)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    for _ in range(steps):
-        rows = torch.randint(len(x), (BATCH,), generator=generator)
-        noise = sizes * torch.randn(BATCH, width, generator=generator)
-        states, wanted = x[rows] + noise, y[rows]
-        wanted[..., :relative] -= noise[:, None, :relative] * moved
-        coming, foretold = policy.predict(states)
+    for _ in _descent([policy], steps):
+        rows, slips = batch()
+        elsewhere = torch.rand(BATCH, generator=generator) < 0.5
+        stage = torch.where(elsewhere, lessons.other[rows], lessons.own[rows])
+        wanted = (lessons.wanted(rows, stage) - policy.action_mean) / policy.action_spread
+        wanted[..., :relative] -= slips[:, None, :relative] * moved
+        coming, foretold = policy(x[rows] + slips, stage)
         loss = (coming - wanted).abs().mean()
-        if targets is not None:
-            loss = loss + (foretold - targets[episode[rows]]).abs().mean()
-        optimizer.zero_grad(set_to_none=True)
+        if keys is not None:
+            loss = loss + (foretold - goals[episode[rows]]).abs().mean()
         loss.backward()
-        optimizer.step()
-        schedule.step()
+    if keys is not None:
+        reach = reach_of(policy.foretell, standardised, ends, blurred)
+        policy.error, policy.limit = reach.error, reach.limit
+        policy.patience = PATIENCE * stage_lengths(ends, policy.divides)
     return policy.eval()
 
 
-def _key_states(
-    demonstrations: Sequence[Demonstration], keys: Sequence[Tensor], count: int
-) -> Tensor:
-    """The key states of each demonstration, shape (demonstrations, K, Q)."""
-    if len(keys) != len(demonstrations):
-        raise InputError(
-            f"`keys` holds {len(keys)} entries for {len(demonstrations)} demonstrations."
-        )
-    for demonstration, times in zip(demonstrations, keys, strict=True):
-        last = len(demonstration) - 1
-        if times.shape != (count,) or int(times[-1]) != last or bool((times.diff() <= 0).any()):
-            raise InputError(
-                f"`keys` must be {count} times that ascend and end at {last}, the demonstration's "
-                f"last state, received {times.tolist()}."
-            )
-    return torch.stack([d.states[k] for d, k in zip(demonstrations, keys, strict=True)])
+def _descent(parts: Sequence[nn.Module], steps: int) -> Iterator[None]:
+    """Steps of Adam on gradients that are there when the next one is asked for."""
+    parameters = [p for part in parts for p in part.parameters()]
+    optimizer = torch.optim.AdamW(parameters, lr=RATE, weight_decay=DECAY, fused=True)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    for _ in range(steps):
+        optimizer.zero_grad(set_to_none=True)
+        yield
+        optimizer.step()
+        schedule.step()
 
 
 def _scale(x: Tensor) -> tuple[Tensor, Tensor]:
