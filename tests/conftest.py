@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from flashmi_reg import FlashMI
-from flashmi_reg.checkpoint import PREPROCESSING, Header, available
+from flashmi_reg.checkpoint import PREPROCESSING, Header, available, load_weights, save_weights
 from flashmi_reg.hypernet import Architecture, HyperNetwork
 
 # Tests run in several processes, which would otherwise stall each other with threads of their own.
@@ -71,3 +72,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def trained(request: pytest.FixtureRequest) -> FlashMI:
     """The packaged weights, one after the other, or those given by `--weights`."""
     return FlashMI.from_pretrained(request.param)
+
+
+@pytest.fixture
+def other_weights(tmp_path: Path) -> Path:
+    """A network that is wrong in a way of its own."""
+    state, header = load_weights("base")
+    state = {name: 1.5 * tensor for name, tensor in state.items()}
+    path = tmp_path / "other.safetensors"
+    save_weights(path, state, replace(header, steps=123))
+    return path

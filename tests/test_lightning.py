@@ -1,4 +1,4 @@
-"""The information plane in Lightning: known answers, and the contract of a callback."""
+"""The information plane in Lightning: the contract of a callback."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ import sys
 import textwrap
 import warnings
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,214 +28,15 @@ pytest.importorskip("lightning")
 from lightning.pytorch import LightningModule, Trainer
 
 from flashmi_reg import FlashMI
-from flashmi_reg.checkpoint import load_weights, save_weights
 from flashmi_reg.errors import CheckpointError, InputError, MissingExtraError, SupportWarning
 from flashmi_reg.integrations import lightning as lightning_module
 from flashmi_reg.integrations import recorder as recorder_module
-from flashmi_reg.integrations.information_plane import (
-    Measurement,
-    Point,
-    as_input,
-    as_target,
-    label_entropy,
-    measure,
-)
-from flashmi_reg.integrations.layers import LayerOutputs, find_layers
+from flashmi_reg.integrations.information_plane import Measurement, Point
 from flashmi_reg.integrations.lightning import InformationPlaneCallback
 from flashmi_reg.integrations.plane_plot import draw_plane
 from flashmi_reg.integrations.recorder import BUDGET, Recorder
-from flashmi_reg.integrations.sampling import RowSample, positional_keys, survivors
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:lightning", "ignore::FutureWarning")
-
-
-# --- estimates ------------------------------------------------------------------------------
-
-
-def test_each_path_finds_a_known_answer(generator: torch.Generator) -> None:
-    x = torch.randn(1000, 2, generator=generator)
-    y = 0.8 * x[:, :1] + 0.6 * torch.randn(1000, 1, generator=generator)
-    found = measure(x, y)
-    assert found.path == "native"
-    assert found.value == pytest.approx(-0.5 * math.log(1 - 0.64), abs=0.06)
-
-    labels = torch.randint(2, (1000,), generator=generator)
-    found = measure(x + 8 * labels[:, None], labels)
-    assert found.path == "labels"
-    assert found.value == pytest.approx(math.log(2), abs=0.05)
-
-    middling = torch.randn(1000, 12, generator=generator)
-    found = measure(torch.cat([y, middling], 1), x)
-    assert found.path == "truncated"
-    assert found.value == pytest.approx(-0.5 * math.log(1 - 0.64), abs=0.06)
-    assert measure(middling[:60], middling[:60, :10], n_slices=2).path == "sliced5"
-
-    wide = torch.randn(1000, 66, generator=generator)
-    found = measure(wide, torch.randn(1000, 12, generator=generator), n_slices=2)
-    assert found.path == "sliced5"
-    assert found.value == pytest.approx(0, abs=0.05)
-    # A projection of equal copies in 66 coordinates is far from one-to-one, but not independent.
-    assert measure(wide, wide, n_slices=4).value > 0.02
-
-    found = measure(wide + 8 * labels[:, None], labels, n_slices=2)
-    assert found.path == "labels_sliced5"
-    assert found.value == pytest.approx(math.log(2), abs=0.08)
-
-
-@pytest.fixture
-def other_weights(tmp_path: Path) -> Path:
-    """A network that is wrong in a way of its own."""
-    state, header = load_weights("base")
-    state = {name: 1.5 * tensor for name, tensor in state.items()}
-    path = tmp_path / "other.safetensors"
-    save_weights(path, state, replace(header, steps=123))
-    return path
-
-
-def test_weights_reach_the_estimates_of_continuous_sides_alone(
-    other_weights: Path, generator: torch.Generator
-) -> None:
-    wide = torch.randn(200, 66, generator=generator)
-    other = FlashMI.from_pretrained(other_weights)
-    for x, y in ((wide[:, :3], wide[:, 2:4].sin()), (wide, wide + wide.roll(1, 1))):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            ours, theirs = (measure(x, y, n_slices=1, model=m) for m in (None, other))
-        assert ours.path == theirs.path
-        assert ours.value != pytest.approx(theirs.value, abs=1e-4)
-    labels = torch.arange(200) % 3
-    for x in (wide[:, :3], wide):
-        ours, theirs = (measure(x, labels, n_slices=1, model=m) for m in (None, other))
-        assert ours == theirs
-
-
-def test_estimates_repeat_themselves_and_leave_the_global_generator_alone() -> None:
-    x = torch.randn(200, 12, generator=torch.Generator().manual_seed(1))
-    before = torch.random.get_rng_state()
-    first, second = (measure(x, x + x.roll(1, 1), n_slices=2, seed=3) for _ in range(2))
-    assert first == second
-    assert torch.equal(before, torch.random.get_rng_state())
-
-
-def test_entropy_of_labels() -> None:
-    assert label_entropy(torch.arange(4)) == pytest.approx(math.log(4))
-    assert label_entropy(torch.zeros(9, dtype=torch.long)) == 0
-
-
-def test_sides_are_told_apart() -> None:
-    assert as_target(torch.tensor([[1], [0]])).dtype == torch.int64
-    assert as_target(torch.tensor([True, False])).tolist() == [1, 0]
-    assert as_target(torch.ones(3)).shape == (3, 1)
-    assert as_input(torch.zeros(2, 3, 4, dtype=torch.uint8)).shape == (2, 3, 4)
-    with pytest.raises(InputError, match="token numbers"):
-        as_input(torch.arange(6).view(2, 3))
-    with pytest.raises(InputError, match="`y` has shape"):
-        as_target(torch.zeros(2, 5, dtype=torch.long))
-    with pytest.raises(InputError, match="received list"):
-        as_input([1.0])
-
-
-# --- rows -----------------------------------------------------------------------------------
-
-
-def passed(sample: RowSample, total: int, batch: int) -> dict[str, Tensor]:
-    sample.reset()
-    for ids in torch.arange(total).split(batch):
-        rows = sample.offer(len(ids))
-        sample.put({"id": ids[rows], "wide": ids[rows].float()[:, None].expand(-1, 3)})
-    return sample.gather()
-
-
-def test_sample_is_bounded_paired_and_the_same_for_any_batches() -> None:
-    sample = RowSample(50, seed=2)
-    found = passed(sample, 1000, 37)
-    assert found["id"].shape == (50,)
-    assert len(set(found["id"].tolist())) == 50
-    assert torch.equal(found["id"].float(), found["wide"][:, 2])
-    for batch in (1000, 64, 1):
-        assert torch.equal(passed(sample, 1000, batch)["id"], found["id"])
-    assert not torch.equal(passed(RowSample(50, seed=3), 1000, 37)["id"], found["id"])
-    assert passed(RowSample(50), 30, 7)["id"].sort().values.tolist() == list(range(30))
-
-
-def test_sample_is_uniform() -> None:
-    """Chi-square of ten bins over many seeds, far tail."""
-    counts = torch.zeros(10)
-    for seed in range(100):
-        counts += torch.bincount(
-            passed(RowSample(20, seed=seed), 200, 30)["id"] // 20, minlength=10
-        )
-    assert float(((counts - 200) ** 2 / 200).sum()) < 33  # p = 1e-4 at 9 degrees of freedom
-
-
-def test_keys_are_uniform_and_distinct() -> None:
-    keys = positional_keys(torch.arange(100_000), seed=5)
-    assert float(keys.mean()) == pytest.approx(0.5, abs=0.005)
-    assert float(keys.var()) == pytest.approx(1 / 12, abs=0.002)
-    assert len(keys.unique()) == 100_000
-
-
-def test_rows_that_were_offered_and_never_came_are_not_counted() -> None:
-    sample = RowSample(20)
-    sample.offer(10)
-    rows = sample.offer(10)
-    sample.put({"id": rows})
-    assert len(sample) == 10
-    assert sample.seen == 20
-    sample.reset()
-    assert sample.gather() == {}
-
-
-def test_uneven_ranks_give_as_many_rows_as_one() -> None:
-    keys = torch.rand(60, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    parts = [keys[:4].sort().values, keys[4:4], keys[4:].sort().values]
-    counts = [survivors(parts, rank, 20) for rank in range(3)]
-    kept = torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
-    torch.testing.assert_close(kept.sort().values, keys.sort().values[:20])
-
-
-def test_sample_refuses_rows_that_change_or_are_huge() -> None:
-    sample = RowSample(20)
-    sample.put({"a": torch.zeros(len(sample.offer(4)), 3)})
-    rows = sample.offer(4)
-    with pytest.raises(InputError, match="`a` has rows of shape"):
-        sample.put({"a": torch.zeros(len(rows), 5)})
-    sample = RowSample(1000)
-    sample.offer(1)
-    with pytest.raises(InputError, match="GiB"):
-        sample.put({"a": torch.zeros(1, 1000, 1000)})
-
-
-# --- layers ---------------------------------------------------------------------------------
-
-
-def test_layers_by_name_and_pattern() -> None:
-    model = nn.ModuleDict(
-        {"enc": nn.Sequential(nn.Linear(2, 2), nn.ReLU()), "dec": nn.Linear(2, 2)}
-    )
-    assert list(find_layers(model, ["dec", "enc.*"])) == ["enc.0", "enc.1", "dec"]
-    with pytest.raises(InputError, match=r"'encode\.0'.*'enc\.0'"):
-        find_layers(model, ["encode.0"])
-
-
-def test_hooks_take_the_first_call_and_go() -> None:
-    layer = nn.Linear(3, 2)
-    outputs = LayerOutputs()
-    outputs.attach({"a": layer}, torch.tensor([1]), 4)
-    x = torch.randn(4, 3)
-    expected = layer(x)[1:2]
-    layer(2 * x)
-    outputs.detach()
-    torch.testing.assert_close(outputs.outputs["a"], expected)
-    assert not outputs.outputs["a"].requires_grad
-    assert not layer._forward_hooks
-    outputs.attach({"a": layer}, torch.tensor([1]), 9)
-    with pytest.raises(InputError, match="batch of 9 rows"):
-        layer(x)
-    outputs.detach()
-
-
-# --- the callback ---------------------------------------------------------------------------
 
 
 def make_module(base: type = LightningModule, fail_at: int | None = None) -> Any:
