@@ -6,7 +6,14 @@ import json
 from collections import defaultdict
 from typing import Any
 
-from experiments import independence_tests, paper_table, small_batches, speed, truths
+from experiments import (
+    independence_tests,
+    invariance,
+    paper_table,
+    small_batches,
+    speed,
+    truths,
+)
 from experiments.bmi import proximity
 from experiments.key_states import summary as key_states
 from experiments.regularisers import summary as regularisers
@@ -34,6 +41,7 @@ def main() -> None:
         paper_table.markdown(),
         known,
         _independence(),
+        invariance.markdown(),
         independence_tests.markdown(),
         _labels(),
         coverage,

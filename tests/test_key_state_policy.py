@@ -12,6 +12,7 @@ from flashmi_reg.integrations.maniskill.policy import Episode, KeyStatePolicy, t
 from flashmi_reg.integrations.maniskill.replay import disturbance
 from flashmi_reg.integrations.maniskill.stages import (
     CHUNK,
+    LEAD,
     OVERLAP,
     PATIENCE,
     PLAYED,
@@ -21,6 +22,8 @@ from flashmi_reg.integrations.maniskill.stages import (
     reach_of,
     stage_lengths,
 )
+
+FIRST = 10 - LEAD  # the first goal of `reaching`
 
 
 def reaching(count: int = 20) -> tuple[list[Demonstration], list[torch.Tensor]]:
@@ -48,7 +51,7 @@ def test_actions_and_key_states_are_learned():
     actions = torch.cat([d.actions for d in demos])
     error = (policy.act(states)[:, 0] - actions).abs().mean()
     assert error < 0.25 * (actions - actions.mean(0)).abs().mean()
-    times = goals_of(demos, keys, 2)
+    times = goals_of(demos, keys, 2, 0)
     wanted = torch.stack([d.states[t] for d, t in zip(demos, times, strict=True)])
     wanted = wanted.repeat_interleave(20, 0)  # the same at all times of a demonstration
     standardised = (states - policy.mean) / policy.spread
@@ -106,31 +109,39 @@ def test_training_repeats_by_seed_and_leaves_the_global_generator_alone():
 
 def test_a_stage_leads_to_its_goal_and_stays_there():
     (demo,), keys = reaching(1)
-    goals = goals_of([demo], keys, 2)
-    assert goals.tolist() == [[9, 20]]
+    goals = goals_of([demo], keys, 2, 0)
+    assert goals.tolist() == [[FIRST, 20]]
     near = replace(demo, actions=demo.states[1:, :2])  # go where the next state lies
     lessons = lessons_of([near], goals, relative=2)
-    assert lessons.own.tolist() == [0] * 9 + [1] * 11
+    assert lessons.own.tolist() == [0] * FIRST + [1] * (20 - FIRST)
     rows = torch.arange(20)
     first = lessons.wanted(rows, torch.zeros(20, dtype=torch.long)) + near.states[:-1, None, :2]
-    times = (rows[:, None] + torch.arange(CHUNK) + 1).clamp_max(9)
+    times = (rows[:, None] + torch.arange(CHUNK) + 1).clamp_max(FIRST)
     torch.testing.assert_close(first, near.states[times, :2])
     last = lessons.wanted(rows, torch.ones(20, dtype=torch.long))
     assert torch.equal(last, coming_actions(near, 2))
 
 
-def test_stages_overlap_around_the_goals():
+def test_a_goal_is_the_state_before_a_switch():
     (demo,), keys = reaching(1)
-    lessons = lessons_of([demo], goals_of([demo], keys, 2), relative=0)
+    for first, goal in ((7, 9), (8, 8), (9, 9)):  # the last one is the action at the goal itself
+        grip = torch.where(torch.arange(20) < first, 1.0, -1.0)[:, None]
+        switched = replace(demo, actions=torch.cat([demo.actions, grip], 1))
+        assert goals_of([switched], keys, 2, 2).tolist() == [[goal, 20]]
+        assert goals_of([switched], keys, 2, 3).tolist() == [[9, 20]]
+
+
+def test_stages_are_taught_some_steps_early_and_never_late():
+    (demo,), keys = reaching(1)
+    lessons = lessons_of([demo], goals_of([demo], keys, 2, 0), relative=0)
     places = torch.arange(20)
-    shared = ((places - 9) >= -OVERLAP) & ((places - 9) < OVERLAP)
-    assert torch.equal(lessons.other != lessons.own, shared)
-    assert torch.equal(lessons.other[shared], 1 - lessons.own[shared])
+    early = (places >= FIRST - OVERLAP) & (places < FIRST)
+    assert torch.equal(lessons.following, lessons.own + early)
 
 
 def test_goals_divide_where_the_states_before_are_told_from_them():
     demos, keys = reaching()
-    goals = goals_of(demos, keys, 2)
+    goals = goals_of(demos, keys, 2, 0)
     states = [d.states for d in demos]
     there = torch.stack([d.states[t] for d, t in zip(demos, goals, strict=True)])
 
@@ -145,14 +156,14 @@ def test_goals_divide_where_the_states_before_are_told_from_them():
     assert vague.divides.tolist() == [False]
     blurred = reach_of(known, states, goals, slice(2))
     assert blurred.error[0, :2].isinf().all()
-    assert stage_lengths(goals, exact.divides).tolist() == [9]
+    assert stage_lengths(goals, exact.divides).tolist() == [FIRST]
 
 
 def test_an_episode_waits_at_a_goal_until_it_is_reached():
     demos, keys = reaching()
     policy = train_policy(demos, keys, steps=150)
-    policy.divides[0], policy.patience[0] = True, PATIENCE * 9
-    away, there = demos[0].states[0], demos[0].states[goals_of(demos, keys, 2)[0, 0]]
+    policy.divides[0], policy.patience[0] = True, PATIENCE * FIRST
+    away, there = demos[0].states[0], demos[0].states[goals_of(demos, keys, 2, 0)[0, 0]]
     policy.limit[0] = 1.01 * _distance(policy, there)
     assert policy.limit[0] < _distance(policy, away)
     episode = Episode(policy)
@@ -161,7 +172,7 @@ def test_an_episode_waits_at_a_goal_until_it_is_reached():
     assert torch.equal(episode.act(there), policy.act(there)[:PLAYED])
     assert episode.stage == 1
     impatient = Episode(policy)
-    for _ in range(math.ceil(PATIENCE * 9 / PLAYED)):
+    for _ in range(math.ceil(PATIENCE * FIRST / PLAYED)):
         impatient.act(away)
         assert impatient.stage == 0
     impatient.act(away)

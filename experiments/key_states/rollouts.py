@@ -74,8 +74,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
     parser.add_argument("--arms", nargs="+", choices=("none", *EXTRACTORS), default=list(ARMS))
     parser.add_argument("--episodes", type=int, default=100, help="of seen and of unseen seeds")
-    parser.add_argument("--seeds", type=int, default=3, help="training seeds")
-    parser.add_argument("--steps", type=int, default=2000, help="of training")
+    parser.add_argument("--seeds", type=int, default=4, help="training seeds")
+    parser.add_argument("--steps", type=int, default=6000, help="of training")
     parser.add_argument("--out", type=Path, default=RESULTS / "key_states_policy.json")
     chosen = parser.parse_args(argv)
     torch.set_flush_denormal(True)  # twice as fast towards the end of training

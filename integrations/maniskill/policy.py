@@ -28,7 +28,7 @@ __all__ = ["Episode", "KeyStatePolicy", "train_policy"]
 BATCH = 256
 RATE = 3e-3
 DECAY = 1e-4
-NOISE = 0.03  # of the states' spread, so that small slips off the demonstrations are known
+NOISE = 0.02  # of the states' spread, so that small slips off the demonstrations are known
 BLUR = 0.3  # the same where a coordinate is not to be trusted
 LEAST = 1e-3  # spread that a coordinate is measured by
 FORETOLD = 0.25  # share of the steps in which key states alone are learned
@@ -211,7 +211,7 @@ def train_policy(
     count: int = 2,
     relative: int = 0,
     blurred: slice = slice(0),
-    steps: int = 2000,
+    steps: int = 6000,
     seed: int = 0,
 ) -> KeyStatePolicy:
     """Clones demonstrations, from key state to key state where they are given.
@@ -223,9 +223,9 @@ def train_policy(
         count: the number of key states.
         relative: see :class:`KeyStatePolicy`; 7 for ManiSkill's `pd_joint_pos`, whose states begin
             with the joints' positions.
-        blurred: coordinates that are learned with ten times the noise, such as velocities: an arm
-            that stands still for once, where none did in the demonstrations, is to move on all the
-            same ("Causal Confusion in Imitation Learning", de Haan et al., 2019). Whether a key
+        blurred: coordinates that are learned with fifteen times the noise, such as velocities: an
+            arm that stands still for once, where none did in the demonstrations, is to move on all
+            the same ("Causal Confusion in Imitation Learning", de Haan et al., 2019). Whether a key
             state is reached does not hang on them.
         steps: of Adam, with batches of 256 states; with key states, a quarter of them teaches to
             foretell these alone.
@@ -244,18 +244,7 @@ def train_policy(
         >>> abs(policy.act(torch.tensor([0.5, 0.5]))[0].item() - 1) < 0.1
         True
     """
-    widths = {(d.states.shape[1], d.actions.shape[1]) for d in demonstrations}
-    if len(widths) != 1:
-        raise InputError(
-            "`demonstrations` must hold one or more of equal widths, received widths "
-            f"{sorted(widths)}."
-        )
-    (width, actions), *_ = widths
-    if not 0 <= relative <= min(width, actions):
-        raise InputError(
-            f"`relative` must be within the widths {width} of states and {actions} of actions, "
-            f"received {relative}."
-        )
+    width, actions = _widths(demonstrations, relative)
     generator = torch.Generator().manual_seed(seed)
     policy = KeyStatePolicy(width, actions, count=count, relative=relative, generator=generator)
     policy.mean, policy.spread = _scale(torch.cat([d.states[:-1] for d in demonstrations]))
@@ -271,7 +260,7 @@ def train_policy(
 
     ends = torch.tensor([[len(d) - 1] * count for d in demonstrations])
     if keys is not None:
-        ends = goals_of(demonstrations, keys, count)
+        ends = goals_of(demonstrations, keys, count, relative)
         alone = round(FORETOLD * steps)
         steps -= alone
     goals = torch.stack([s[t] for s, t in zip(standardised, ends, strict=True)])
@@ -286,8 +275,8 @@ def train_policy(
     moved = policy.spread[:relative] / policy.action_spread[:, :relative]
     for _ in _descent([policy], steps):
         rows, slips = batch()
-        elsewhere = torch.rand(BATCH, generator=generator) < 0.5
-        stage = torch.where(elsewhere, lessons.other[rows], lessons.own[rows])
+        early = torch.rand(BATCH, generator=generator) < 0.5
+        stage = torch.where(early, lessons.following[rows], lessons.own[rows])
         wanted = (lessons.wanted(rows, stage) - policy.action_mean) / policy.action_spread
         wanted[..., :relative] -= slips[:, None, :relative] * moved
         coming, foretold = policy(x[rows] + slips, stage)
@@ -300,6 +289,23 @@ def train_policy(
         policy.error, policy.limit = reach.error, reach.limit
         policy.patience = PATIENCE * stage_lengths(ends, policy.divides)
     return policy.eval()
+
+
+def _widths(demonstrations: Sequence[Demonstration], relative: int) -> tuple[int, int]:
+    """Of states and actions, once it is clear that these fit."""
+    widths = {(d.states.shape[1], d.actions.shape[1]) for d in demonstrations}
+    if len(widths) != 1:
+        raise InputError(
+            "`demonstrations` must hold one or more of equal widths, received widths "
+            f"{sorted(widths)}."
+        )
+    (found,) = widths
+    if not 0 <= relative <= min(found):
+        raise InputError(
+            f"`relative` must be within the widths {found[0]} of states and {found[1]} of actions, "
+            f"received {relative}."
+        )
+    return found
 
 
 def _descent(parts: Sequence[nn.Module], steps: int) -> Iterator[None]:

@@ -29,18 +29,22 @@ __all__ = [
 CHUNK = 16  # actions that are foretold at once
 PLAYED = 8  # of these, before the policy is asked again; several at once span pauses
 LEAD = 1  # steps before a key state: the action that brings it about has not begun
-OVERLAP = 6  # steps around its end in which a stage and the one that follows may both be on
+OVERLAP = 6  # steps before the end of a stage in which the one that follows may be on already
 USUAL = 0.95  # share of the demonstrations that counts as the usual
 SLACK = 1.5  # a goal is reached where the state lies within so many times the usual distance
 PATIENCE = 1.3  # a stage is given up after so many times its usual length
 LEAST = 0.01  # error of what is foretold, in units of the states' spread, below which none is told
 
 
-def goals_of(demonstrations: Sequence[Demonstration], keys: Sequence[Tensor], count: int) -> Tensor:
+def goals_of(
+    demonstrations: Sequence[Demonstration], keys: Sequence[Tensor], count: int, relative: int
+) -> Tensor:
     """The times that the stages lead to, (demonstrations, K): just before key states, and the end.
 
     A searched key state is one that its past does not foretell, such as a grasp; the state before
-    it, in which the arm is where it must be for that, is what can be foretold and aimed at.
+    it, in which the arm is where it must be for that, is what can be foretold and aimed at. Times
+    found scatter by a step: where the gripper, or what else is switched by an action behind the
+    first `relative`, is on its way there, the goal is the state before that.
 
     Raises:
         InputError: `keys` do not fit the demonstrations.
@@ -58,7 +62,19 @@ def goals_of(demonstrations: Sequence[Demonstration], keys: Sequence[Tensor], co
             )
     goals = torch.stack(list(keys))
     goals[:, :-1] = (goals[:, :-1] - LEAD).clamp_min(0)
+    for demonstration, times in zip(demonstrations, goals[:, :-1], strict=True):
+        times -= torch.tensor(
+            [_just_switched(demonstration.actions[:t, relative:]) for t in times.tolist()]
+        ).int()
     return goals
+
+
+def _just_switched(actions: Tensor) -> bool:
+    """Whether the last action is another than the one before, and that was no other."""
+    if len(actions) < 3:
+        return False
+    oldest, old, last = actions[-3:]
+    return bool(((last != old) & (old == oldest)).any())
 
 
 def coming_actions(demonstration: Demonstration, relative: int) -> Tensor:
@@ -82,7 +98,7 @@ class Lessons(NamedTuple):
         left: steps to each stage's goal, negative behind it, shape (N, S).
         stay: the action that stays at each stage's goal, shape (N, S, A).
         own: the stage that is on, shape (N,).
-        other: the stage before or after it where that may still, or already, be on, shape (N,).
+        following: the stage after it where that may be on already, and else the same, shape (N,).
     """
 
     coming: Tensor
@@ -90,7 +106,7 @@ class Lessons(NamedTuple):
     left: Tensor
     stay: Tensor
     own: Tensor
-    other: Tensor
+    following: Tensor
 
     def wanted(self, rows: Tensor, stage: Tensor) -> Tensor:
         """The coming actions at some of the states in a stage: to its goal, and no further.
@@ -109,7 +125,8 @@ def lessons_of(demonstrations: Sequence[Demonstration], goals: Tensor, relative:
     """The lessons of demonstrations whose stages end at `goals`, shape (demonstrations, S).
 
     Staying at a goal is to aim at the first coordinates of its state, and else to do what was done
-    last before it.
+    last before it. No stage is taught behind its goal: an arm that had rested there would rest near
+    it as well.
     """
     last = goals.shape[1] - 1
     left, stay = [], []
@@ -120,17 +137,14 @@ def lessons_of(demonstrations: Sequence[Demonstration], goals: Tensor, relative:
         stay.append(at_rest.expand(len(demonstration.actions), -1, -1))
     steps = torch.cat(left)
     own = (steps[:, :last] <= 0).sum(1)
-    begun = torch.cat([steps.new_full((len(steps), 1), -CHUNK), steps], 1)
-    late = -begun.gather(1, own[:, None])[:, 0] < OVERLAP
     early = steps.gather(1, own[:, None])[:, 0] <= OVERLAP
-    other = torch.where(early & (own < last), own + 1, torch.where(late, own - 1, own))
     return Lessons(
         torch.cat([coming_actions(d, relative) for d in demonstrations]),
         torch.cat([d.states[:-1, :relative] for d in demonstrations]),
         steps,
         torch.cat(stay),
         own,
-        other,
+        (own + early).clamp_max(last),
     )
 
 

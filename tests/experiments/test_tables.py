@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 import torch
 
-from experiments import independence_tests, paper_table, truths
+from experiments import independence_tests, invariance, paper_table, truths
 from experiments.bmi import __main__ as bmi
 from experiments.bmi import curves, proximity
 from experiments.bmi.tasks import TASKS
 from experiments.clusters import ClusterPair, draw_clusters
 from experiments.independence_tests import STRUCTURES, auc, distance_correlation, draw
 from experiments.report import circumstances, markdown_table, write_json
+from flashmi_reg import FlashMI
 from flashmi_reg.pretrained.prior import PROXIMITY
 
 
@@ -48,6 +49,26 @@ class TestPaperTable:
     def test_accuracy_falls_with_the_error_on_either_side(self) -> None:
         assert paper_table.accuracy(0.9, 1.0) == pytest.approx(paper_table.accuracy(1.1, 1.0))
         assert paper_table.accuracy(2.5, 1.0) == pytest.approx(-0.5)
+
+
+class TestInvariance:
+    def test_maps_are_invertible_and_of_the_told_condition(self) -> None:
+        matrix = invariance.random_map(4, torch.Generator().manual_seed(0))
+        assert torch.linalg.cond(matrix).item() == pytest.approx(invariance.CONDITION, rel=1e-4)
+
+    def test_the_table_tells_root_mean_square_and_greatest(self, tmp_path: Path) -> None:
+        content = record(n=[1000], sets=1)
+        cell = {"weights": "base", "mi": 0.5, "d": 2, "n": 1000, "changes": [0.003, -0.004]}
+        content |= {"weights": {"base": content["weights"]}, "cells": [cell]}
+        text = invariance.markdown(write_json(tmp_path / "invariance.json", content))
+        assert "| base | 2 + 2 | 0.5 | 0.0035, 0.0040 |" in text
+        assert "greatest of 2" in text
+
+    def test_changes_are_of_both_sides_in_every_set(self, tiny_path: Path) -> None:
+        model = FlashMI.from_pretrained(tiny_path)
+        found = invariance.changes(model, 0.5, 2, 200, 2)
+        assert len(found) == 4
+        assert 0 < max(map(abs, found)) < 0.5
 
 
 class TestIndependenceTests:
