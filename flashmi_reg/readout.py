@@ -227,7 +227,9 @@ def _newton_steps(
     hessian = _hessian(features, chance, labels.share)
     with torch.no_grad():
         # Where training has diverged, the features carry NaN on; the decomposition would raise.
-        curvature, axes = torch.linalg.eigh(hessian.nan_to_num(0.0, 0.0, 0.0))
+        # In single precision it also fails on the next to nothing that constant sides leave.
+        plain = hessian.nan_to_num(0.0, 0.0, 0.0).double()
+        curvature, axes = (part.to(hessian.dtype) for part in torch.linalg.eigh(plain))
     inverse = 1 / (curvature[:, None] + ridges)
     turned = torch.bmm(axes.mT, features.mT).mT
     before = torch.bmm(weights[:, None], axes)

@@ -270,6 +270,21 @@ def test_any_data_give_a_finite_value_or_an_input_error(
     assert value.isfinite().all()
 
 
+@pytest.mark.parametrize("n", [50, 53, 64, 100])
+@pytest.mark.parametrize("weights", ["base", "small"])
+def test_batches_of_constant_sides_are_finite_and_alike(weights: str, n: int) -> None:
+    """All but nothing is left to decompose, on which LAPACK fails in single precision."""
+    model = FlashMI.from_pretrained(weights)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SupportWarning)
+        for d in (1, 2, 5):
+            sides = torch.zeros(3, n, d)
+            sides[0, 0, 0] = 1.0
+            value = model.mutual_information(sides, sides.clone())
+            assert value.isfinite().all()
+            torch.testing.assert_close(value[1], value[2])
+
+
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(
     st.integers(50, 90),
