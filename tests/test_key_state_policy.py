@@ -124,11 +124,12 @@ def test_a_stage_leads_to_its_goal_and_stays_there():
 
 def test_a_goal_is_the_state_before_a_switch():
     (demo,), keys = reaching(1)
-    for first, goal in ((7, 9), (8, 8), (9, 9)):  # the last one is the action at the goal itself
+    # The last of them is the action at the goal itself.
+    for first, goal in ((FIRST - 2, FIRST), (FIRST - 1, FIRST - 1), (FIRST, FIRST)):
         grip = torch.where(torch.arange(20) < first, 1.0, -1.0)[:, None]
         switched = replace(demo, actions=torch.cat([demo.actions, grip], 1))
         assert goals_of([switched], keys, 2, 2).tolist() == [[goal, 20]]
-        assert goals_of([switched], keys, 2, 3).tolist() == [[9, 20]]
+        assert goals_of([switched], keys, 2, 3).tolist() == [[FIRST, 20]]
 
 
 def test_stages_are_taught_some_steps_early_and_never_late():

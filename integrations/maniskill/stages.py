@@ -46,6 +46,12 @@ def goals_of(
     found scatter by a step: where the gripper, or what else is switched by an action behind the
     first `relative`, is on its way there, the goal is the state before that.
 
+    Args:
+        demonstrations: of one task.
+        keys: the times of each one's key states, each of shape (K,).
+        count: K, the number of key states.
+        relative: how many actions are no switches, see :func:`coming_actions`.
+
     Raises:
         InputError: `keys` do not fit the demonstrations.
     """
