@@ -10,8 +10,15 @@ from torch import Tensor
 
 from .canonical import Canonical, affine, canonicalise, rows_of
 from .copula import Marginals, ascending
-from .critic import Values, donsker_varadhan
-from .hypernet import CriticParameters, HyperNetwork, Pairs, Shuffle
+from .critic import Values, donsker_varadhan, gaussian_pmi
+from .hypernet import (
+    CriticParameters,
+    HyperNetwork,
+    Pairs,
+    Plain,
+    Shuffle,
+    chance_information,
+)
 
 __all__ = [
     "Critic",
@@ -53,10 +60,12 @@ class Estimation(NamedTuple):
     """What one pass over data sets yields.
 
     Attributes:
-        value: Donsker–Varadhan estimate less its optimism, in nats, shape (b,).
+        value: Donsker–Varadhan estimate less its optimism, in nats, shape (b,), averaged with the
+            Gaussian one where that is as likely.
         data: canonical form of the samples.
         parameters: of the critic.
-        optimism: what was subtracted for reading the critic off the same pairs, shape (b,).
+        optimism: by how much the critic overstates the information at the pairs that it was read
+            off, shape (b,).
     """
 
     value: Tensor
@@ -102,6 +111,9 @@ def _estimate_read(
         joint = _pairs(network, u, v)
         parameters, values, gaussian, optimism = network(data, joint, shuffle, hold=frozen)
     value = donsker_varadhan(values, gaussian) - optimism
+    if parameters.plain is not None:
+        of_plain = gaussian_pmi(u, v, parameters.plain.rho).mean(-1) - chance_information(data)
+        value = _averaged(value, of_plain, parameters.plain, frozen=frozen)
     return Estimation(value, data, parameters, optimism)
 
 
@@ -116,12 +128,15 @@ def _estimate_large(
         _, data, parameters, optimism = estimate_scores(
             network, x[:, chosen], y[:, chosen], generator, frozen=False
         )
+    plain = parameters.plain
+    assert plain is not None  # there are many samples
     first, second = (part.to(x.device) for part in derange(n, 1, generator))
-    joint, shuffled = [], []
+    joint, shuffled, told = [], [], []
     for start in range(0, n, CHUNK):
         block = slice(start, start + CHUNK)
         u, v = coordinates(data, x[:, block], y[:, block])
         joint.append(_evaluate(network, parameters, u, v))
+        told.append(gaussian_pmi(u, v, plain.rho).sum(-1))
         swapped = data.swapped[:, None]
         pick_x = torch.where(swapped, second[block], first[block])
         pick_y = torch.where(swapped, first[block], second[block])
@@ -129,9 +144,19 @@ def _estimate_large(
         shuffled.append(_evaluate(network, parameters, u, v))
     # The truth lies between what the critic says of pairs that were read and of others, which are
     # most of them where this becomes negative.
-    optimism = optimism * (2 * READ_LIMIT / n - 1)
+    unread = 2 * READ_LIMIT / n - 1
+    optimism = optimism * unread
     value = donsker_varadhan(*_values(_joined(joint), _joined(shuffled))) - optimism
+    of_plain = torch.stack(told).sum(0) / n - unread * chance_information(data)
+    value = _averaged(value, of_plain, plain, frozen=frozen)
     return Estimation(value, data, parameters, optimism)
+
+
+def _averaged(value: Tensor, of_plain: Tensor, plain: Plain, *, frozen: bool) -> Tensor:
+    """The critic's value averaged with that of the plain Gaussian copula, each of shape (b,)."""
+    average = torch.lerp(of_plain.to(value.dtype), value, plain.share)
+    # What of the critic is not yet heard must still tell training where to go.
+    return average.detach() + value - value.detach() if frozen else average
 
 
 class Critic:
@@ -163,6 +188,10 @@ class Critic:
         u, v = coordinates(self._data, self._x(_batch(x)), self._y(_batch(y)))
         with torch.autocast(x.device.type, enabled=False):
             value = _evaluate(self._network, self._parameters, u, v)[0].to(x.dtype)
+            plain = self._parameters.plain
+            if plain is not None:
+                of_plain = gaussian_pmi(u, v, plain.rho).to(x.dtype)
+                value = torch.lerp(of_plain, value, plain.share[:, None].to(x.dtype))
         return value if self._batched else value[0]
 
 

@@ -28,8 +28,8 @@ from .critic import (
 from .readout import (
     ITERATIONS,
     LEVELS,
-    Solution,
     leave_one_out,
+    nce_loss,
     solve_readout,
 )
 from .variates import (
@@ -48,8 +48,10 @@ __all__ = [
     "Emission",
     "HyperNetwork",
     "Pairs",
+    "Plain",
     "Readout",
     "Shuffle",
+    "chance_information",
 ]
 
 MAX_CORRELATION = 0.9999
@@ -59,6 +61,14 @@ NO_CORRELATION = 1e-6
 MAX_CORRECTION = 3.0
 # Units of the head that corrects loudness.
 HEAD = 64
+# Share of the lean of variates that is taken back at pairs that were read: the truth lies between
+# what is seen with it and without.
+TAKEN_BACK = 0.5
+# From so many samples on the critic must do better than a Gaussian copula to be heard. With fewer,
+# what it adds where it is needed is lost in the noise of the comparison.
+COMPARED_FROM = 4096
+# By so much per pair, in nats: less is a thousandth or two of the information.
+TOLERANCE = 5e-4
 
 
 @dataclass(frozen=True)
@@ -130,6 +140,18 @@ class Readout(NamedTuple):
     bias: Tensor
 
 
+class Plain(NamedTuple):
+    """A Gaussian copula, and how much of the critic there is beside it.
+
+    Attributes:
+        rho: its canonical correlations, those of the samples, shape (b, width).
+        share: weight of the critic in the average of both, shape (b,).
+    """
+
+    rho: Tensor
+    share: Tensor
+
+
 class CriticParameters(NamedTuple):
     """All that makes a critic in canonical coordinates.
 
@@ -139,6 +161,7 @@ class CriticParameters(NamedTuple):
         variates: nonlinear canonical variates.
         modulation: scales and shifts of the features' layers.
         readout: from features to the critic's value.
+        plain: what the critic is averaged with, where there are enough samples to tell.
     """
 
     rho: Tensor
@@ -146,6 +169,7 @@ class CriticParameters(NamedTuple):
     variates: Variates
     modulation: Modulation
     readout: Readout
+    plain: Plain | None = None
 
 
 class Emission(NamedTuple):
@@ -231,7 +255,7 @@ class HyperNetwork(nn.Module):
         with full_precision(joint.u):
             # Functions of one side alone are the same wherever a sample is paired.
             found = variate_values(variates, first, second)
-            found = _followed(taken_back(variates, *found), shuffle.of(found))
+            found = _followed(taken_back(variates, *found, TAKEN_BACK), shuffle.of(found))
         pairs = _followed(joint, shuffle.of(joint))
         width = self.architecture.width
         statistics = _statistics(rho, data.widths, n, variates, width)
@@ -257,30 +281,40 @@ class HyperNetwork(nn.Module):
             weights = solution.weights[:, : factor.shape[-1]] * factor
             bias = solution.weights[:, -1] - (weights * choir.scaling.centre).sum(-1)
             readout = Readout(weights, bias)
-            optimism = self._optimism(data, rho, choir.features, solution, n)
+            parameters = CriticParameters(rho, data.widths, variates, modulation, readout)
         values = solution.values
+        compared = n >= COMPARED_FROM and not self.training
+        with through(tracked and not self.training):
+            with full_precision(gaussian):
+                told = None if compared else n
+                fresh = leave_one_out(choir.features, values, n, first=told)
+            optimism = _optimism(data, rho, (values[:, :n] - fresh[:, :n]).mean(-1))
+            if compared:
+                plain = self._plain(data, parameters, pairs, fresh - values, values)
+                parameters = parameters._replace(plain=plain)
         if hold and torch.is_grad_enabled():  # the same values, by another way for the gradients
             values = _read_out(radial_features, fine_features, readout, gaussian)
         return Emission(
-            CriticParameters(rho, data.widths, variates, modulation, readout),
+            parameters,
             Values(values[:, :n], values[:, n:]),
             Values(gaussian[:, :n], gaussian[:, n:]),
             optimism,
         )
 
     def evaluate(
-        self, parameters: CriticParameters, pairs: Pairs, *, read: bool = False
+        self, parameters: CriticParameters, pairs: Pairs, *, back: float = 0.0
     ) -> tuple[Tensor, Tensor]:
         """The critic at pairs in canonical coordinates, PMI in nats, and its Gaussian term.
 
-        Each is of shape (b, m). `read` tells that these are the joint pairs that it was read off.
+        Each is of shape (b, m). `back` is for the joint pairs that it was read off: how much of the
+        variates' lean is taken back there.
         """
         gaussian = gaussian_pmi(*pairs, parameters.rho)
         variates = parameters.variates
         with full_precision(gaussian):
             found = variate_values(variates, *self._sides(pairs, parameters.widths))
-            if read:
-                found = taken_back(variates, *found)
+            if back > 0:
+                found = taken_back(variates, *found, back)
         inputs = _inputs(pairs, parameters.widths, gaussian, variates, found)
         fine = self.body.features(self.body(inputs, parameters.modulation), parameters.modulation)
         return _read_out(self.radial(inputs), fine, parameters.readout, gaussian), gaussian
@@ -326,24 +360,53 @@ class HyperNetwork(nn.Module):
             features, amplitude, offset, n, count=count, steps=steps, frozen=self.training
         )
 
-    def _optimism(
-        self, data: Canonical, rho: Tensor, features: Tensor, solution: Solution, n: int
-    ) -> Tensor:
-        """Half the gap between fit and leave-one-out, plus what the Gaussian term found by chance.
+    def _plain(
+        self,
+        data: Canonical,
+        parameters: CriticParameters,
+        pairs: Pairs,
+        moved: Tensor,
+        values: Tensor,
+    ) -> Plain:
+        """Weighs the critic against a Gaussian copula, by how well each tells pairs left out.
 
-        The former is the readout's, as the truth lies between the two. The latter is dx · dy / 2n
-        where correlations are taken as found, and s (2 − s) of it where they are shrunken by s:
-        what independent sides would have yielded. Both are of first order in 1/n.
+        Averaged as models are, by exp(−n · loss) ("Information theory and mixing least-squares
+        regressions", Leung & Barron, 2006): on Gaussian data what the readout makes of chance is
+        not heard, and estimates are those of maximum likelihood.
+
+        Args:
+            data: canonical form of n samples.
+            parameters: of the critic.
+            pairs: those read, n joint ones first.
+            moved: by how much the critic there changes once the readout has not seen the pair.
+            values: the critic there.
         """
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.training):
-            with full_precision(features):
-                fresh = leave_one_out(features, solution.values, n, first=n)
-            gap = (solution.values[:, :n] - fresh).mean(-1)
-            found = data.rho.to(gap.dtype)
-            # A constant side correlates with nothing, and nothing is fitted to it.
-            shrinkage = (rho * found).sum(-1) / found.square().sum(-1).clamp_min(NO_CORRELATION**2)
-            chance = shrinkage * (2 - shrinkage) * data.widths.prod(-1) / (2 * n)
-        return 0.5 * gap + chance
+        n = data.u.shape[1]
+        joint = Pairs(pairs.u[:, :n], pairs.v[:, :n])
+        unread, _ = self.evaluate(parameters, joint, back=1.0)
+        told = torch.cat([unread, values[:, n:]], 1) + moved
+        rho = data.rho.clamp(0, MAX_CORRELATION)
+        gain = nce_loss(gaussian_pmi(*pairs, rho.to(values.dtype)), n) - nce_loss(told, n)
+        return Plain(rho, (n * (gain - TOLERANCE)).sigmoid())
+
+
+def _optimism(data: Canonical, rho: Tensor, gap: Tensor) -> Tensor:
+    """By how much the value at the pairs read overstates the information, shape (b,).
+
+    Half the gap (b,) between fit and leave-one-out, plus what the Gaussian term found by chance.
+    The former is the readout's, as the truth lies between the two. The latter is dx · dy / 2n
+    where correlations are taken as found, and s (2 − s) of it where they are shrunken by s:
+    what independent sides would have yielded. Both are of first order in 1/n.
+    """
+    found = data.rho.to(gap.dtype)
+    # A constant side correlates with nothing, and nothing is fitted to it.
+    shrinkage = (rho * found).sum(-1) / found.square().sum(-1).clamp_min(NO_CORRELATION**2)
+    return 0.5 * gap + shrinkage * (2 - shrinkage) * chance_information(data)
+
+
+def chance_information(data: Canonical) -> Tensor:
+    """What a Gaussian copula finds between independent sides on average, dx · dy / 2n, (b,)."""
+    return data.widths.prod(-1) / (2 * data.u.shape[1])
 
 
 def _correction(inputs: int) -> nn.Sequential:

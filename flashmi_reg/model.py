@@ -100,10 +100,12 @@ class FlashMI:
         r"""Estimates I(x; y) in nats, differentiable in both arguments.
 
         The value is the Donsker–Varadhan bound (Donsker & Varadhan, 1983) of the emitted critic;
-        small negative values are its sampling error and are not clamped. More than 16,384 samples
-        are read in part (a random subset defines the critic) and averaged in full. Where a side
-        has more than 10 coordinates, the network sees the few that tell something, see
-        :func:`flashmi_reg.truncation.estimate_truncated`; this takes 3 (dx + dy) samples.
+        small negative values are its sampling error and are not clamped. From 4,096 samples on it
+        is averaged with the value of a Gaussian copula, by how well either tells joint from
+        shuffled pairs that were left out (exponential weights; Leung & Barron, 2006). More than
+        16,384 samples are read in part (a random subset defines the critic) and averaged in full.
+        Where a side has more than 10 coordinates, the network sees the few that tell something,
+        see :func:`flashmi_reg.truncation.estimate_truncated`; this takes 3 (dx + dy) samples.
 
         Args:
             x: samples, shape (n, dx), or (b, n, dx) for b data sets at once; dx at most 64.
@@ -111,7 +113,7 @@ class FlashMI:
             generator: draws the shuffled pairs; by default one of a fixed seed, so that equal
                 input gives equal output.
             gradient: "critic" holds the critic and the whitening fixed and differentiates its
-                values at the samples; "full" differentiates through the hypernetwork too, at
+                values at the samples, however much it counts; "full" differentiates through the hypernetwork too, at
                 about twice the cost.
 
         Returns:

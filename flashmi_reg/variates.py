@@ -78,7 +78,7 @@ class Variates(NamedTuple):
         gate: share of the squared correlation that is beyond chance, shape (b, R).
         lean: how far the functions lean towards each other at the pairs they were found on, for
             each side, shape (b, 2, R).
-        spread: of the functions there once that is taken back, shape (b, 2, R).
+        together: their mean product there, shape (b, R).
     """
 
     first: Tensor
@@ -86,7 +86,7 @@ class Variates(NamedTuple):
     correlation: Tensor
     gate: Tensor
     lean: Tensor
-    spread: Tensor
+    together: Tensor
 
 
 def canonical_variates(
@@ -100,8 +100,7 @@ def canonical_variates(
 
     At the pairs themselves the functions look better than they are. With whitened features α and
     β, a_k(x_i) = Σ_j (α_i·α_j) b_k(y_j) / (nσ_k): its own pair adds |α_i|²/(nσ_k), on average
-    f/(nσ_k), of b_k(y_i), which at other pairs is not there. Half of it is taken back there, as the
-    truth lies between what is seen with it and without.
+    f/(nσ_k), of b_k(y_i), which at other pairs is not there: by so much they lean.
 
     Args:
         first: features of the first side, shape (b, n, K).
@@ -130,11 +129,10 @@ def canonical_variates(
     # Singular vectors come with either sign.
     sign = torch.where((a + b).pow(3).mean(1, keepdim=True) < 0, -1.0, 1.0)
     together = (a * b).mean(1)
-    # Beyond the edge, functions lean by less than an eighth of their correlation.
-    share = torch.where(gate > 0, 0.5 / correlation.clamp_min(1e-6), 0.0)
+    # Beyond the edge, functions lean by less than a quarter of their correlation.
+    share = torch.where(gate > 0, 1 / correlation.clamp_min(1e-6), 0.0)
     lean = share[:, None] * both[..., None] / n
-    spread = (1 - 2 * lean * together[:, None] + lean.square()).sqrt()
-    return Variates(first_map * sign, second_map * sign, correlation * gate, gate, lean, spread)
+    return Variates(first_map * sign, second_map * sign, correlation * gate, gate, lean, together)
 
 
 def variate_values(variates: Variates, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
@@ -142,10 +140,20 @@ def variate_values(variates: Variates, first: Tensor, second: Tensor) -> tuple[T
     return affine(first, variates.first), affine(second, variates.second)
 
 
-def taken_back(variates: Variates, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """Functions at the pairs they were found on, nearer to what they are at others, (b, n, R)."""
-    lean, spread = variates.lean[:, :, None], variates.spread[:, :, None]
-    return (a - lean[:, 0] * b) / spread[:, 0], (b - lean[:, 1] * a) / spread[:, 1]
+def taken_back(variates: Variates, a: Tensor, b: Tensor, share: float) -> tuple[Tensor, Tensor]:
+    """Functions at the pairs they were found on, nearer to what they are at others, (b, n, R).
+
+    Args:
+        variates: R pairs of functions.
+        a: the functions of the first points as found, shape (b, n, R).
+        b: those of the second points.
+        share: of their lean that is taken back; all of it leaves what they would be had the pair
+            not been among those that they were found on.
+    """
+    lean = share * variates.lean
+    spread = (1 - 2 * lean * variates.together[:, None] + lean.square()).sqrt()
+    first, second = lean[:, :, None].unbind(1)
+    return (a - first * b) / spread[:, :1], (b - second * a) / spread[:, 1:]
 
 
 def variate_inputs(

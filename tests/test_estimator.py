@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 import textwrap
@@ -15,8 +16,16 @@ from flashmi_reg.canonical import Canonical
 from flashmi_reg.copula import normal_scores
 from flashmi_reg.critic import Values, log_mean_exp
 from flashmi_reg.estimator import READ_LIMIT, derange, estimate_scores, shuffle_copies
-from flashmi_reg.hypernet import Emission, HyperNetwork, Pairs, Shuffle
+from flashmi_reg.hypernet import (
+    COMPARED_FROM,
+    TAKEN_BACK,
+    Emission,
+    HyperNetwork,
+    Pairs,
+    Shuffle,
+)
 
+BENT = 0.17
 WIDTHS = [(1, 1), (3, 3), (2, 4), (5, 2), (1, 3)]
 
 
@@ -143,7 +152,7 @@ def test_frozen_gradient_equals_finite_differences_with_critic_and_maps_held(
 
     def emit(data: Canonical, joint: Pairs, shuffle: Shuffle, **_: bool) -> Emission:
         found = (
-            network64.evaluate(parameters, joint, read=True),
+            network64.evaluate(parameters, joint, back=TAKEN_BACK),
             network64.evaluate(parameters, shuffle.of(joint)),
         )
         values, gaussian = (Values(*part) for part in zip(*found, strict=True))
@@ -160,6 +169,71 @@ def test_frozen_gradient_equals_finite_differences_with_critic_and_maps_held(
         assert value(0.0).item() == pytest.approx(estimation.value.item())
         expected = (value(1e-6) - value(-1e-6)) / 2e-6
     assert found.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+# --- averaged with a Gaussian copula ----------------------------------------------------------
+
+
+def nearly_gaussian(n: int) -> tuple[Tensor, Tensor]:
+    """Of which neither a Gaussian copula nor the critic of an untrained network is sure."""
+    x, noise = torch.randn(2, 1, n, 1, generator=seeded(), dtype=torch.float64)
+    return x, x + noise + BENT * x**2
+
+
+def share_of(network: HyperNetwork, x: Tensor, y: Tensor) -> float:
+    plain = estimate_scores(network, x, y, seeded(), frozen=True).parameters.plain
+    assert plain is not None
+    return plain.share.item()
+
+
+def test_gradients_pass_through_the_average(network64: HyperNetwork) -> None:
+    x, y = nearly_gaussian(COMPARED_FROM)
+    assert 0.1 < share_of(network64, x, y) < 0.9
+    move = (x * y).tanh()
+
+    def value(step: float) -> Tensor:
+        return estimate_scores(network64, x, y + step * move, seeded(), frozen=False).value[0]
+
+    step = 3e-9  # of so many samples a longer one would exchange some in their order
+    expected = (value(step) - value(-step)) / (2 * step)
+    y.requires_grad_()
+    value(0.0).backward()
+    assert (y.grad * move).sum().item() == pytest.approx(expected.item(), rel=1e-4)
+
+
+def test_frozen_gradient_is_that_of_the_critic_whatever_its_share(
+    network64: HyperNetwork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On Gaussian data too: what it does not tell yet is where training is to go."""
+    x, noise = torch.randn(2, 1, COMPARED_FROM, 1, generator=seeded(), dtype=torch.float64)
+    y = (x + noise).requires_grad_()
+    assert share_of(network64, x, y) < 0.05
+    gradients = []
+    for least in (COMPARED_FROM, 10**9):
+        monkeypatch.setattr("flashmi_reg.hypernet.COMPARED_FROM", least)
+        value = estimate_scores(network64, x, y, seeded(), frozen=True).value
+        gradients += torch.autograd.grad(value.sum(), y)
+    assert gradients[0].abs().sum() > 0
+    torch.testing.assert_close(*gradients)
+
+
+def test_gaussian_data_have_the_estimate_of_a_gaussian_copula(network64: HyperNetwork) -> None:
+    x, noise = torch.randn(2, 1, 8000, 1, generator=seeded(), dtype=torch.float64)
+    x, y = normal_scores(x), normal_scores(x + noise)
+    assert share_of(network64, x, y) < 0.05
+    rho = torch.corrcoef(torch.stack([x[0, :, 0], y[0, :, 0]]))[0, 1].item()
+    found = estimate_scores(network64, x, y, seeded(), frozen=True).value.item()
+    assert found == pytest.approx(-0.5 * math.log1p(-(rho**2)) - 1 / 16_000, abs=1e-3)
+
+
+def test_the_critic_alone_speaks_of_other_data(network64: HyperNetwork) -> None:
+    x, noise = torch.randn(2, 1, COMPARED_FROM, 1, generator=seeded(), dtype=torch.float64)
+    assert share_of(network64, *map(normal_scores, (x, x**2 + noise))) > 0.999
+
+
+def test_few_samples_are_not_compared(network64: HyperNetwork) -> None:
+    x, y = nearly_gaussian(COMPARED_FROM - 1)
+    assert estimate_scores(network64, x, y, seeded(), frozen=True).parameters.plain is None
 
 
 # --- more samples than the network reads ------------------------------------------------------

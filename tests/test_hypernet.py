@@ -12,6 +12,7 @@ from torch import Tensor
 from flashmi_reg.canonical import Canonical, canonicalise
 from flashmi_reg.hypernet import (
     MAX_CORRELATION,
+    TAKEN_BACK,
     Architecture,
     HyperNetwork,
     Pairs,
@@ -93,7 +94,9 @@ def test_emitted_critic_has_the_emitted_values() -> None:
     data, joint, shuffle = read()
     parameters, values, gaussian, _ = network(data, joint, shuffle)
     for place, pairs in enumerate((joint, shuffle.of(joint))):
-        value, term = network.evaluate(parameters, pairs, read=pairs is joint)
+        value, term = network.evaluate(
+            parameters, pairs, back=TAKEN_BACK if pairs is joint else 0.0
+        )
         torch.testing.assert_close(value, values[place])
         torch.testing.assert_close(term, gaussian[place])
 

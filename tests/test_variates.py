@@ -110,7 +110,7 @@ def test_constant_features_are_finite_and_silent() -> None:
 
 
 def test_functions_found_on_few_pairs_lean_towards_each_other_there() -> None:
-    """Taking half of it back brings what is seen nearer to what other pairs show."""
+    """Taking it back brings what is seen nearer to what other pairs show, or there."""
     generator = torch.Generator().manual_seed(0)
     common, *noise = torch.randn(5, 40, 1000, 20, generator=generator, dtype=torch.float64)
     x, y, new_x, new_y = noise
@@ -121,19 +121,22 @@ def test_functions_found_on_few_pairs_lean_towards_each_other_there() -> None:
     variates = canonical_variates(x, y, 1)
 
     as_found, new = (variate_values(variates, *p) for p in ((x, y), (new_x, new_y)))
-    found, halfway, fresh = (
+    halfway, all_the_way = (taken_back(variates, *as_found, share) for share in (0.5, 1.0))
+    found, halfway, held_out, fresh = (
         variate_inputs(variates, *functions)[2].mean()
-        for functions in (as_found, taken_back(variates, *as_found), new)
+        for functions in (as_found, halfway, all_the_way, new)
     )
-    assert fresh < halfway < found
+    assert held_out < halfway < found
+    assert abs(held_out - fresh) < 0.8 * (halfway - fresh)
     assert halfway - fresh < 0.7 * (found - fresh)
 
 
-def test_taking_back_keeps_the_spread() -> None:
+@pytest.mark.parametrize("share", [0.5, 1.0])
+def test_taking_back_keeps_the_spread(share: float) -> None:
     x, y = gaussian(500, 0.7)
     found = canonical_variates(powers(x), powers(y), 1)
     a, b = variate_values(found, powers(x), powers(y))
-    nearer = torch.stack(taken_back(found, a, b))
+    nearer = torch.stack(taken_back(found, a, b, share))
     for side in nearer:
         torch.testing.assert_close(side.square().mean(), torch.tensor(1.0, dtype=torch.float64))
     assert nearer.prod(0).mean() < (a * b).mean() - 1e-3
