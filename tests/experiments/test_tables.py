@@ -58,7 +58,7 @@ class TestInvariance:
 
     def test_the_table_tells_root_mean_square_and_greatest(self, tmp_path: Path) -> None:
         content = record(n=[1000], sets=1)
-        cell = {"weights": "base", "mi": 0.5, "d": 2, "n": 1000, "changes": [0.003, -0.004]}
+        cell = {"estimator": "base", "mi": 0.5, "d": 2, "n": 1000, "changes": [0.003, -0.004]}
         content |= {"weights": {"base": content["weights"]}, "cells": [cell]}
         text = invariance.markdown(write_json(tmp_path / "invariance.json", content))
         assert "| base | 2 + 2 | 0.5 | 0.0035, 0.0040 |" in text
@@ -66,7 +66,7 @@ class TestInvariance:
 
     def test_changes_are_of_both_sides_in_every_set(self, tiny_path: Path) -> None:
         model = FlashMI.from_pretrained(tiny_path)
-        found = invariance.changes(model, 0.5, 2, 200, 2)
+        found = invariance.changes(model.mutual_information, 0.5, 2, 200, 2)
         assert len(found) == 4
         assert 0 < max(map(abs, found)) < 0.5
 
