@@ -8,6 +8,7 @@ import torch
 
 from flashmi_reg.errors import InputError
 from flashmi_reg.integrations.maniskill import Demonstration
+from flashmi_reg.integrations.maniskill.foretelling import GaussianProcess
 from flashmi_reg.integrations.maniskill.policy import Episode, KeyStatePolicy, train_policy
 from flashmi_reg.integrations.maniskill.replay import disturbance
 from flashmi_reg.integrations.maniskill.stages import (
@@ -58,6 +59,32 @@ def test_actions_and_key_states_are_learned():
     found = policy.foretell(standardised).detach() * policy.spread + policy.mean
     assert found.shape == (400, 2, 7)
     assert (found - wanted).abs().mean() < 0.25 * (wanted - wanted.mean(0)).abs().mean()
+
+
+def test_a_process_tells_what_it_was_not_shown_and_knows_how_well():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(120, 5, generator=generator)
+    x[:, 4] = 3  # the same in all rows
+    noise = 0.1 * torch.randn(120, 2, generator=generator)
+    y = torch.stack([x[:, 0].sin() + x[:, 1], x[:, 2] * x[:, 1]], 1)
+    process = GaussianProcess(x[:100], (y + noise)[:100])
+    error = (process(x[100:]) - y[100:]).square().mean().sqrt()
+    known = (process.left_out - y[:100]).square().mean().sqrt()
+    assert error < 0.25
+    assert 0.5 < error / known < 2
+    assert process(x[100]).shape == (2,)
+    torch.testing.assert_close(process(x[100:].reshape(4, 5, 5))[3, 4], process(x[119]))
+
+
+def test_a_row_is_left_out_with_those_like_it():
+    x = torch.linspace(-2, 2, 30)[:, None]
+    y = x.sin()
+    y[7] += 1
+    once, twice = GaussianProcess(x, y), GaussianProcess(x.repeat(2, 1), y.repeat(2, 1))
+    torch.testing.assert_close(twice.left_out, once.left_out.repeat(2, 1))
+    without = [i for i in range(30) if i != 7]
+    assert (once.left_out[7] - x[7].sin()).abs() < 0.6 < (once.left_out[7] - y[7]).abs()
+    assert (GaussianProcess(x[without], y[without])(x[7]) - x[7].sin()).abs() < 0.1
 
 
 def test_the_blurred_coordinates_say_less():
@@ -178,6 +205,36 @@ def test_an_episode_waits_at_a_goal_until_it_is_reached():
         assert impatient.stage == 0
     impatient.act(away)
     assert impatient.stage == 1
+
+
+def test_an_arm_is_held_where_it_was_foretold_exactly_that_it_rests():
+    demos, keys = reaching(60)
+    near = [replace(d, actions=d.states[1:]) for d in demos]  # go where the next state lies
+    policy = train_policy(near, keys, relative=2, steps=20)
+    assert policy.exact.tolist() == [True]
+    policy.divides[0], policy.patience[0] = True, PATIENCE * FIRST
+    start, goal = near[0].states[0], near[0].states[FIRST]
+    torch.testing.assert_close(policy.rest(start, 0), goal[:2], atol=0.1, rtol=0)
+    policy.limit[0] = 1.01 * _distance(policy, goal)
+    for exact in (True, False):
+        policy.exact[0] = exact
+        episode = Episode(policy)
+        episode.act(start)
+        for stage in (0, 1) if exact else (1,):
+            actions = episode.act(goal)
+            decided = policy.act(goal, torch.tensor(stage))[:PLAYED]
+            if exact:
+                decided[:, :2] = policy.rest(start, 0)
+            assert torch.equal(actions, decided)
+        assert torch.equal(episode.act(goal), policy.act(goal, torch.tensor(1))[:PLAYED])
+
+
+def test_what_cannot_be_foretold_is_not_exact():
+    demos, keys = reaching(60)
+    hidden = [replace(d, states=d.states.clone(), actions=d.states[1:]) for d in demos]
+    for demo in hidden:
+        demo.states[:, 2:4] = 0  # where the first goal lies
+    assert train_policy(hidden, keys, relative=2, steps=5).exact.tolist() == [False]
 
 
 def _distance(policy: KeyStatePolicy, state: torch.Tensor) -> torch.Tensor:

@@ -23,6 +23,7 @@ __all__ = [
     "goals_of",
     "lessons_of",
     "reach_of",
+    "rests_of",
     "stage_lengths",
 ]
 
@@ -81,6 +82,16 @@ def _just_switched(actions: Tensor) -> bool:
         return False
     oldest, old, last = actions[-3:]
     return bool(((last != old) & (old == oldest)).any())
+
+
+def rests_of(demonstrations: Sequence[Demonstration], goals: Tensor, relative: int) -> Tensor:
+    """Targets that bring an arm to rest at searched goals, (demonstrations, K − 1, relative).
+
+    They are those of the last action before: at the goal itself it may still be on its way there.
+    """
+    times = (goals[:, :-1] - 1).clamp_min(0)
+    found = [d.actions[t, :relative] for d, t in zip(demonstrations, times, strict=True)]
+    return torch.stack(found)
 
 
 def coming_actions(demonstration: Demonstration, relative: int) -> Tensor:
