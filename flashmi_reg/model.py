@@ -113,8 +113,8 @@ class FlashMI:
             generator: draws the shuffled pairs; by default one of a fixed seed, so that equal
                 input gives equal output.
             gradient: "critic" holds the critic and the whitening fixed and differentiates its
-                values at the samples, however much it counts; "full" differentiates through the hypernetwork too, at
-                about twice the cost.
+                values at the samples, however much it counts; "full" differentiates through the
+                hypernetwork too, at about twice the cost.
 
         Returns:
             Shape (), or (b,); in the dtype of the wider of the inputs, at least float32.
