@@ -401,12 +401,12 @@ def _optimism(data: Canonical, rho: Tensor, gap: Tensor) -> Tensor:
     found = data.rho.to(gap.dtype)
     # A constant side correlates with nothing, and nothing is fitted to it.
     shrinkage = (rho * found).sum(-1) / found.square().sum(-1).clamp_min(NO_CORRELATION**2)
-    return 0.5 * gap + shrinkage * (2 - shrinkage) * chance_information(data)
+    return 0.5 * gap + shrinkage * (2 - shrinkage) * chance_information(data).to(gap.dtype)
 
 
 def chance_information(data: Canonical) -> Tensor:
     """What a Gaussian copula finds between independent sides on average, dx · dy / 2n, (b,)."""
-    return data.widths.prod(-1) / (2 * data.u.shape[1])
+    return data.widths.prod(-1).to(data.rho.dtype) / (2 * data.u.shape[1])
 
 
 def _correction(inputs: int) -> nn.Sequential:
