@@ -42,7 +42,7 @@ from flashmi_reg.integrations.maniskill.stages import PLAYED
 __all__ = ["ARMS", "main", "success"]
 
 ARMS = ("none", "uniform", "ours, least")
-SEEDS = (10, 11, 12, 13)  # of training; what led to the policy was tried on others, from 100 on
+SEEDS = (10, 11, 12, 13)  # of training; none had a part in what led to the policy
 UNSEEN = 10_000  # the first seed of episodes that no demonstration began with
 SLACK = 1.25  # an episode may take so many times the longest demonstration
 # Pegs differ in size from seed to seed, so that the scene is built anew; elsewhere that would be
