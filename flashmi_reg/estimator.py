@@ -154,7 +154,7 @@ def _estimate_large(
 
 def _averaged(value: Tensor, of_plain: Tensor, plain: Plain, *, frozen: bool) -> Tensor:
     """The critic's value averaged with that of the plain Gaussian copula, each of shape (b,)."""
-    average = torch.lerp(of_plain.to(value.dtype), value, plain.share)
+    average = plain.average(value, of_plain)
     # What of the critic is not yet heard must still tell training where to go.
     return average.detach() + value - value.detach() if frozen else average
 
@@ -190,8 +190,7 @@ class Critic:
             value = _evaluate(self._network, self._parameters, u, v)[0].to(x.dtype)
             plain = self._parameters.plain
             if plain is not None:
-                of_plain = gaussian_pmi(u, v, plain.rho).to(x.dtype)
-                value = torch.lerp(of_plain, value, plain.share[:, None].to(x.dtype))
+                value = plain.average(value, gaussian_pmi(u, v, plain.rho))
         return value if self._batched else value[0]
 
 

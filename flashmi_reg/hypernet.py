@@ -151,6 +151,12 @@ class Plain(NamedTuple):
     rho: Tensor
     share: Tensor
 
+    def average(self, critic: Tensor, plain: Tensor) -> Tensor:
+        """What both say, each of shape (b,) or (b, m); in the precision of the critic's."""
+        share = self.share.to(critic.dtype)
+        share = share if critic.ndim == 1 else share[:, None]
+        return torch.lerp(plain.to(critic.dtype), critic, share)
+
 
 class CriticParameters(NamedTuple):
     """All that makes a critic in canonical coordinates.
